@@ -1,0 +1,1 @@
+"""Evaluation: scores of a confusion matrix, reports and pictures of them."""

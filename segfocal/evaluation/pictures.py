@@ -1,0 +1,134 @@
+"""Pictures of labels: indexed palette PNGs, and overlays on the image.
+
+Shapes: image (H, W, 3) uint8 RGB; labels (H, W) class indices; palette C colours as (red, green, blue) in 0..255.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+Colour = tuple[int, int, int]
+Picture = NDArray[np.uint8]
+Labels = NDArray[np.integer[Any]]
+
+
+def write_palette_png(path: Path, labels: Labels, palette: Sequence[Colour]) -> None:
+    """Write labels as an 8-bit PNG whose pixel values are the class indices, shown in the palette's colours.
+
+    Raises:
+        ValueError: A label that does not fit in 8 bits.
+    """
+    if labels.size and (labels.min() < 0 or labels.max() > 255):
+        raise ValueError(f"Expected `labels` in 0..255, got {labels.min()} to {labels.max()}.")
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette(bytes(channel for colour in palette for channel in colour))
+    picture.save(path)
+
+
+def overlay(
+    image: Picture, labels: Labels, palette: Sequence[Colour], opacity: float = 0.5, *, clear: Iterable[int] = ()
+) -> Picture:
+    """The image with each pixel tinted in its class's colour, and a line along the classes' borders.
+
+    Args:
+        image: The image, resized to the labels when its size is another one.
+        labels: Class indices; those without a colour, and those in `clear`, stay untinted.
+        palette: One colour per class.
+        opacity: Share of the colour, in 0..1.
+        clear: Class indices to leave untinted, such as the background.
+
+    Returns:
+        The picture, in the size of the labels.
+
+    Example:
+        >>> grey = np.full((2, 2, 3), 100, np.uint8)
+        >>> overlay(grey, np.array([[0, 0], [0, 1]]), [(0, 0, 0), (255, 0, 0)], clear=[0])[0, 0].tolist()
+        [100, 100, 100]
+    """
+    height, width = labels.shape
+    if image.shape[:2] != (height, width):
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    colours = np.zeros((256, 3), np.float32)
+    colours[: len(palette)] = palette
+    tinted = np.isin(labels, [index for index in range(len(palette)) if index not in set(clear)])
+    border = cv2.morphologyEx(labels.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+    share = np.where(tinted, np.where(border, 1.0, opacity), 0.0)[..., None].astype(np.float32)
+    mixed = image * (1 - share) + colours[labels.astype(np.uint8)] * share
+    return np.clip(mixed.round(), 0, 255).astype(np.uint8)
+
+
+class PredictionWriter(Callback):
+    """Writes every predicted batch into a folder: masks/NAME.png with class indices, overlays/NAME.jpg.
+
+    With sigmoid and several classes there is one mask per class, masks/NAME.CLASS.png with 0 and 1.
+
+    Args:
+        folder: Where to write; its sub-folders are made.
+        class_names: The C names.
+        palette: One colour per class.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str], palette: Sequence[Colour]) -> None:
+        self.folder, self.class_names, self.palette = folder, list(class_names), list(palette)
+        self.count = 0
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the labels (B, H, W) or (B, C, H, W) of one batch."""
+        images = batch["image"].permute(0, 2, 3, 1).cpu().numpy()
+        for row, name in enumerate(batch["name"]):
+            source = batch["path"][row] if "path" in batch else None
+            self.write(name, _source_image(images[row], source), outputs[row].cpu().numpy())
+
+    def write(self, name: str, image: Picture, labels: Labels) -> None:
+        """Write mask(s) and overlay of one image, in the labels' size; `name` may hold folders."""
+        stem = Path(name).with_suffix("")
+        mask_path = self.folder / "masks" / f"{stem}.png"
+        overlay_path = self.folder / "overlays" / f"{stem}.jpg"
+        for path in (mask_path, overlay_path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if labels.ndim == 2:
+            write_palette_png(mask_path, labels, self._colours)
+            picture = overlay(image, labels, self._colours, clear=[0] if self._binary else [])
+        else:
+            picture = image
+            for index, class_name in enumerate(self.class_names):
+                colours = [(0, 0, 0), self.palette[index]]
+                safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in class_name)
+                write_palette_png(mask_path.with_name(f"{mask_path.stem}.{safe}.png"), labels[index], colours)
+                picture = overlay(picture, labels[index], colours, clear=[0])
+        Image.fromarray(picture).save(overlay_path, quality=92)
+        self.count += 1
+
+    @property
+    def _binary(self) -> bool:
+        return len(self.class_names) == 1
+
+    @property
+    def _colours(self) -> list[Colour]:
+        return [(0, 0, 0), self.palette[0]] if self._binary else self.palette
+
+
+def _source_image(image: NDArray[Any], path: str | None) -> Picture:
+    """The source at its own size, or the image as the net saw it when there is no file."""
+    if path:
+        encoded = np.fromfile(path, dtype=np.uint8)
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+        if decoded is not None:
+            return np.asarray(decoded, dtype=np.uint8)
+    if image.dtype != np.uint8:
+        image = (255 * image).clip(0, 255).astype(np.uint8)
+    return np.asarray(image[..., :3], dtype=np.uint8)

@@ -1,0 +1,63 @@
+"""From an image of any size to logits of any size: plain torch, no Lightning."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def predict_logits(net: nn.Module, images: Tensor, size: tuple[int, int] | None = None, *, divisor: int = 32) -> Tensor:
+    """Logits of whole images at `size`, whatever sizes the net itself can take.
+
+    The images are padded at the bottom and the right, by repeating their border, to the next multiple of `divisor`;
+    the logits of the padding are cut off and the rest is resized bilinearly.
+
+    Args:
+        net: Maps (B, D, H, W) to logits (B, C, H, W), or to a dict with them under "out" as torchvision's nets do.
+        images: Normalised images (B, D, H, W), floating point.
+        size: Height and width of the result; None: those of the images.
+        divisor: What height and width must be a multiple of (32 for most encoders).
+
+    Returns:
+        Logits (B, C, *size), in the dtype that the net returns.
+
+    Raises:
+        ValueError: The net returns something else than logits (B, C, H, W) of its input's size.
+
+    Example:
+        >>> import torch
+        >>> predict_logits(nn.Conv2d(3, 5, 1), torch.zeros(1, 3, 45, 60), size=(90, 120)).shape
+        torch.Size([1, 5, 90, 120])
+    """
+    height, width = images.shape[-2:]
+    padding = (0, -width % divisor, 0, -height % divisor)
+    outputs = net(F.pad(images, padding, mode="replicate") if any(padding) else images)
+    logits = outputs["out"] if isinstance(outputs, dict) else outputs
+    want = (height + padding[3], width + padding[1])
+    if not isinstance(logits, Tensor) or logits.ndim != 4 or tuple(logits.shape[-2:]) != want:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"Expected the net to return logits (B, C, {want[0]}, {want[1]}) for images {tuple(images.shape)}, got "
+            f"{got}. Resize the logits to the images inside the net, or return them as a dict under 'out'."
+        )
+    logits = logits[..., :height, :width]
+    if size is None or size == (height, width):
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images (B, D, H, W), uint8 in 0..255 or floating point in 0..1, to float32 of about zero mean and unit variance.
+
+    Args:
+        images: The images.
+        mean: Mean per channel, (D, 1, 1), in units of 0..1.
+        std: Standard deviation per channel, (D, 1, 1), in units of 0..1.
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(1, 1, 1)
+        >>> normalise(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), 0.5 * one, 0.5 * one).unique().item()
+        1.0
+    """
+    if images.is_floating_point():
+        return (images.float() - mean) / std
+    return (images.float() - 255 * mean) / (255 * std)
