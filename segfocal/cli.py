@@ -1,0 +1,267 @@
+"""The command line: `segfocal fit | validate | test | predict`. Nothing but wiring.
+
+Heavy imports are inside the functions, so that `segfocal --help` answers at once.
+"""
+
+import errno
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+
+    from segfocal.configuration import Configuration
+
+COMMANDS = ("fit", "validate", "test", "predict")
+HELP = """\
+segfocal {version}: train semantic segmentation on imbalanced images
+
+usage: segfocal COMMAND [--config FILE.yaml] [--SECTION.OPTION VALUE ...]
+
+commands
+  fit        train, then score the best checkpoint on the validation split
+  validate   score a checkpoint on the validation split
+  test       score a checkpoint on the test split
+  predict    write label masks and overlays
+
+options of every command
+  --config FILE        a YAML file, the same for every command; of several, later ones win
+  --ckpt_path WHICH    best | last | FILE | runs/NAME/000; fit resumes from it, the others need it
+  --name NAME          results go to RUNS/NAME/000, 001-test, ...; default: the YAML file's name
+  --runs FOLDER        the folder of all runs; default: runs
+  --data.OPTION        root, batch_size, size, augment, images, ...
+  --model.OPTION       net, loss, activation, lr, ...
+  --trainer.OPTION     max_epochs, precision, accelerator, ...: every option of Lightning's Trainer
+  --print_config       print the configuration, complete and commented, and stop
+  --help               after a command: every option, its meaning and its value
+
+examples
+  segfocal fit --config configs/quickstart.yaml
+  segfocal fit --config configs/camvid_cpu.yaml --data.root camvid --model.loss.gamma 1
+  segfocal test --ckpt_path runs/quickstart/000
+  segfocal predict --ckpt_path runs/quickstart/000 --data.images photos
+  segfocal fit --print_config > my.yaml
+
+exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 6 memory or disk, 130 interrupted
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        args: The words after `segfocal`; None: those of the process.
+
+    Example:
+        >>> main(["--version"])
+        segfocal 0.1.0
+        0
+    """
+    from segfocal import __version__
+
+    command, *options = list(sys.argv[1:] if args is None else args) or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(HELP.format(version=__version__), end="")
+        return 0
+    if command == "--version":
+        print(f"segfocal {__version__}")
+        return 0
+    if command not in COMMANDS:
+        close = get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(COMMANDS)}."
+        print(f"segfocal: no command {command!r}.{hint}", file=sys.stderr)
+        return 2
+    try:
+        _run(command, options)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        code, message = _complaint(error)
+        if code is None:
+            raise
+        print(f"segfocal {command}: {message}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _run(command: str, options: list[str]) -> None:
+    from segfocal.configuration import Configuration, template
+
+    _quiet()
+
+    if {"-h", "--help"} & set(options):
+        words = [word for word in options if word not in ("-h", "--help")]
+        print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]\n")
+        print(f"Every option, as YAML; each is a word on the command line too, such as --model.lr 0.01.\n\n{template(words)}")
+        return
+    if "--print_config" in options:
+        print(template([word for word in options if word != "--print_config"]), end="")
+        return
+    options = _with_config_of_run(command, options)
+    configuration = Configuration(command, options)
+    if command == "fit":
+        _fit(configuration, options)
+    elif command == "predict":
+        _predict(configuration, options)
+    else:
+        _evaluate(configuration, options, command)
+
+
+def _fit(configuration: "Configuration", options: list[str]) -> None:
+    from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+
+    from segfocal.runs import check_fit, find_checkpoint, load_checkpoint
+
+    config, task, data = configuration.config, configuration.model, configuration.datamodule
+    resumed = None
+    if config.ckpt_path is not None:
+        resumed = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "last")
+        checkpoint = load_checkpoint(resumed)
+        check_fit(checkpoint, resumed, task.net, task.class_names)
+        _print_differences(checkpoint["hyper_parameters"], dict(task.hparams))
+    data.setup("fit")
+    run = _start_run(configuration, options, "fit", resumed)
+    keep = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", save_last=True)
+    trainer = configuration.build_trainer(run, [keep, LearningRateMonitor("step")])
+    trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
+    if not trainer.fast_dev_run and keep.best_model_path:
+        best = Path(keep.best_model_path)
+        task.load_state_dict(load_checkpoint(best)["state_dict"])
+        trainer.validate(task, datamodule=data, verbose=False)
+        _report(task.scores["val"], configuration, run, "validate", best)
+    print(f"run: {run}")
+
+
+def _evaluate(configuration: "Configuration", options: list[str], command: str) -> None:
+    task, data = configuration.model, configuration.datamodule
+    checkpoint = _restore(configuration)
+    data.setup(command)
+    run = _start_run(configuration, options, command, checkpoint)
+    trainer = configuration.build_trainer(run, [], logged=False)
+    (trainer.validate if command == "validate" else trainer.test)(task, datamodule=data, verbose=False)
+    _report(task.scores["val" if command == "validate" else "test"], configuration, run, command, checkpoint)
+    print(f"run: {run}")
+
+
+def _predict(configuration: "Configuration", options: list[str]) -> None:
+    from segfocal.evaluation.pictures import PredictionWriter
+
+    task, data = configuration.model, configuration.datamodule
+    checkpoint = _restore(configuration)
+    data.setup("predict")
+    run = _start_run(configuration, options, "predict", checkpoint)
+    writer = PredictionWriter(run, task.class_names, getattr(data, "palette", None))
+    trainer = configuration.build_trainer(run, [writer], logged=False)
+    trainer.predict(task, datamodule=data, return_predictions=False)
+    print(f"{writer.count} images: masks in {run / 'masks'}, overlays in {run / 'overlays'}")
+
+
+def _restore(configuration: "Configuration") -> Path:
+    """Load the weights that --ckpt_path means into the task, and return the checkpoint's path."""
+    from segfocal.runs import check_fit, find_checkpoint, load_checkpoint
+
+    config, task = configuration.config, configuration.model
+    path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "best")
+    checkpoint = load_checkpoint(path)
+    check_fit(checkpoint, path, task.net, task.class_names)
+    task.load_state_dict(checkpoint["state_dict"])
+    print(f"checkpoint: {path}")
+    return path
+
+
+def _with_config_of_run(command: str, options: list[str]) -> list[str]:
+    """Without --config, a checkpoint's run says how its net was built: take that run's config.yaml."""
+    import argparse
+
+    from segfocal.configuration import config_files
+    from segfocal.runs import find_checkpoint, run_of
+
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--ckpt_path", "--name", "--runs"):
+        words.add_argument(option)
+    known, _ = words.parse_known_args(options)
+    if config_files(options) or known.ckpt_path is None:
+        return options
+    prefer = "last" if command == "fit" else "best"
+    run = run_of(find_checkpoint(known.ckpt_path, Path(known.runs or "runs"), known.name, prefer))
+    return options if run is None else ["--config", str(run / "config.yaml"), *options]
+
+
+def _start_run(configuration: "Configuration", options: list[str], command: str, checkpoint: Path | None) -> Path:
+    from segfocal import __version__
+    from segfocal.runs import new_run
+
+    run = new_run(Path(configuration.config.runs), configuration.config.name, command)
+    head = [f"segfocal {__version__}", f"segfocal {command} {shlex.join(options)}"]
+    head += [f"from {checkpoint}"] if checkpoint else []
+    (run / "config.yaml").write_text("".join(f"# {line}\n" for line in head) + configuration.yaml(), encoding="utf-8")
+    return run
+
+
+def _report(scores: Any, configuration: "Configuration", run: Path, command: str, checkpoint: Path) -> None:  # noqa: ANN401
+    from rich.console import Console
+
+    from segfocal import __version__
+    from segfocal.evaluation.report import table, write
+
+    split = "test" if command == "test" else "validation"
+    console = Console()
+    console.print()
+    console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}"))
+    about = {"segfocal": __version__, "command": command, "split": split, "checkpoint": str(checkpoint)}
+    write(scores, run, about)
+    print(f"scores: {run / 'metrics.json'}, {run / 'per_class.csv'}")
+
+
+def _print_differences(saved: dict[str, Any], typed: dict[str, Any]) -> None:
+    for name in sorted(saved.keys() & typed.keys()):
+        if saved[name] != typed[name]:
+            print(f"model.{name}: {typed[name]} as configured now, {saved[name]} in the checkpoint")
+
+
+def _quiet() -> None:
+    """Lightning's adverts and advice are not about what the user typed."""
+    import logging
+
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in ("does not have many workers", "isinstance.treespec", "number of training batches", "is not empty"):
+        warnings.filterwarnings("ignore", f".*{pattern}")
+
+
+def _complaint(error: BaseException) -> tuple[int | None, str]:
+    """Exit code and message for an error that is the user's to mend; no code for one that is ours."""
+    from segfocal.configuration import ConfigError
+    from segfocal.data import DataError
+    from segfocal.runs import CheckpointError
+
+    message = str(error)
+    match error:
+        case ConfigError():
+            return 2, message
+        case DataError():
+            return 3, message
+        case CheckpointError():
+            return 4, message
+        case KeyboardInterrupt() | SystemExit(__context__=KeyboardInterrupt()):  # Lightning exits on an interrupt
+            return 130, "interrupted; --ckpt_path last goes on from the last checkpoint."
+        case OSError() if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            return 6, f"{message}. Free some space, or write elsewhere with --runs FOLDER."
+    if isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message:
+        return 6, f"{message.splitlines()[0]} Lower data.batch_size or data.size, or raise trainer.accumulate_grad_batches."
+    if isinstance(error, ValueError) and _raised_here(error):
+        return 2, message
+    return None, message
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether one of segfocal's own checks raised the error: its message then says what to do."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("segfocal.")
+
+

@@ -1,0 +1,285 @@
+"""From YAML and command line to data, task and trainer: LightningCLI with one schema for every command."""
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from segfocal.progress import Progress
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+
+import segfocal
+from segfocal.data import DataError, SegmentationDataModule, ShapesDataModule
+from segfocal.task import SegmentationTask
+
+# So that YAML may name them without their modules.
+KNOWN = (SegmentationDataModule, ShapesDataModule)
+TEMPLATE = [
+    "--data=segfocal.SegmentationDataModule",
+    "--data.root=DATA_FOLDER",
+    "--model.net=segfocal.smp_net",
+    "--model.loss=segfocal.FocalDiceLoss",
+]
+
+
+class ConfigError(Exception):
+    """A mistake in a YAML file or on the command line: the message says which, the rule, and the remedy."""
+
+
+class Configuration(LightningCLI):
+    """Parses options, and builds what they describe.
+
+    Args:
+        command: fit, validate, test or predict; all have the same options.
+        options: The words after the command.
+        build: Build data and task too, not only `config`.
+
+    Attributes:
+        config: What was parsed.
+        model: The task.
+        datamodule: The data.
+
+    Raises:
+        ConfigError: Whatever is wrong with the options.
+        ValueError: An option's value that its class refuses.
+    """
+
+    datamodule: LightningDataModule
+    model: SegmentationTask
+
+    def __init__(self, command: str, options: Sequence[str], *, build: bool = True) -> None:
+        self._build = build
+        try:
+            super().__init__(
+                SegmentationTask,
+                LightningDataModule,
+                save_config_callback=None,
+                seed_everything_default=0,
+                trainer_defaults={"max_epochs": 50, "log_every_n_steps": 10, "enable_autolog_hparams": False},
+                parser_kwargs={"prog": f"segfocal {command}", "exit_on_error": False, "allow_abbrev": False},
+                subclass_mode_data=True,
+                args=list(options),
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except (ArgumentError, ValueError, TypeError) as error:
+            cause: BaseException | None = error
+            while cause is not None:  # the parser wraps what the data module raises
+                if isinstance(cause, DataError):
+                    raise cause from None
+                cause = cause.__cause__ or cause.__context__
+            raise ConfigError(explain(str(error), self.parser)) from error
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Data, task and trainer; what the task takes from the data is no option."""
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=True)
+        parser.add_class_arguments(
+            SegmentationTask, "model", skip={"class_names", "ignore_index"}, fail_untyped=False, sub_configs=True
+        )
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options of a run: its name, its folder, its checkpoint."""
+        parser.add_argument("--name", type=str | None, help="Results go to RUNS/NAME/; default: the YAML file's name.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument("--ckpt_path", type=str | None, help="best, last, a file, or a run such as runs/NAME/000.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and name the run after its YAML file."""
+        for path in config_files(args):
+            _check_yaml(path)
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        if self.config.name is None:
+            self.config.name = Path(config_files(args)[-1]).stem if config_files(args) else "default"
+
+    def instantiate_classes(self) -> None:
+        """Build data, then net, loss and task with what the data says about classes and ignored pixels."""
+        if not self._build:
+            return
+        only_data = LightningArgumentParser(exit_on_error=False)
+        only_data.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=True)
+        self.datamodule = only_data.instantiate_classes(Namespace(data=self.config.data)).data
+        for attribute in ("class_names", "ignore_index"):
+            if not hasattr(self.datamodule, attribute):
+                raise ConfigError(f"{type(self.datamodule).__name__} has no `{attribute}`. Add it to the data module.")
+        names, ignore_index = list(self.datamodule.class_names), int(self.datamodule.ignore_index)
+        model = self.config.model.clone()
+        count = len(names)
+        _share(model, "net", {"num_classes": count, "classes": count, "num_labels": count})
+        _share(model, "loss", {"ignore_index": ignore_index, "activation": model.activation})
+        only_model = LightningArgumentParser(exit_on_error=False)
+        only_model.add_class_arguments(
+            SegmentationTask, "model", skip={"class_names", "ignore_index"}, fail_untyped=False, sub_configs=True
+        )
+
+        def build(kind: type[SegmentationTask], **arguments: Any) -> SegmentationTask:  # noqa: ANN401
+            return kind(class_names=names, ignore_index=ignore_index, **arguments)
+
+        only_model.add_instantiator(build, SegmentationTask)
+        self.model = only_model.instantiate_classes(Namespace(model=model)).model
+
+    def build_trainer(self, run: Path, callbacks: Sequence[Callback], *, logged: bool = True) -> Trainer:
+        """The configured trainer, with a CSV logger into `run` unless another is configured, and a progress bar.
+
+        `callbacks` are added, each unless one of its kind is configured.
+        """
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+        arguments = parser.instantiate_classes(Namespace(trainer=self.config.trainer)).trainer.as_dict()
+        configured = arguments.pop("callbacks") or []
+        configured = configured if isinstance(configured, list) else [configured]
+        if arguments["enable_progress_bar"] is not False:
+            callbacks = [*callbacks, Progress()]
+        kinds = tuple(type(callback) for callback in configured)
+        arguments["callbacks"] = [*configured, *(callback for callback in callbacks if not isinstance(callback, kinds))]
+        if not logged:
+            arguments["logger"] = False
+        elif arguments["logger"] in (None, True):
+            arguments["logger"] = CSVLogger(run, name="", version="")
+        arguments["default_root_dir"] = arguments["default_root_dir"] or run
+        arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
+        return Trainer(**arguments)
+
+    def yaml(self, *, comments: bool = False) -> str:
+        """The whole configuration, to run the same again; the checkpoint it started from is left out."""
+        config = self.config.clone()
+        config.pop("config", None)
+        config.ckpt_path = None
+        text: str = self.parser.dump(config, skip_unset=False, with_comments=comments)
+        return text
+
+
+def template(options: Sequence[str]) -> str:
+    """A complete configuration as YAML, with a comment above each option; `options` are applied to it.
+
+    Raises:
+        ConfigError: Whatever is wrong with the options.
+    """
+    configuration = Configuration("fit", options if config_files(options) else [*TEMPLATE, *options], build=False)
+    text = configuration.yaml(comments=True)
+    # The comments end in what the parser found out about types, with hundreds of known sub-classes: too much to read.
+    return re.sub(r" ?\((?:required, )?type: .*\)$", "", text, flags=re.MULTILINE)
+
+
+def config_files(options: Sequence[str]) -> list[str]:
+    """The files given by --config FILE, --config=FILE or -c FILE."""
+    pairs = zip(options, [*options[1:], ""], strict=True)
+    named = [after if word in ("-c", "--config") else word.partition("=")[2] for word, after in pairs if _CONFIG.match(word)]
+    return [name for name in named if name]
+
+
+_CONFIG = re.compile(r"(-c|--config)$|--config=")
+
+
+def _check_yaml(path: str) -> None:
+    """Refuse what YAML's reader lets through or reports without the file's name."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}.") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path} holds no `key: value` lines. See --print_config for what may stand there.")
+    nodes = [root] if root is not None else []
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes.extend(node.value)
+        if isinstance(node, yaml.MappingNode):
+            nodes.extend(value for _, value in node.value)
+            seen: dict[str, int] = {}
+            for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise ConfigError(f"{path}, line {line}: {key.value!r} stands in line {seen[key.value]} too. Keep one.")
+                seen[key.value] = line
+
+
+def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:
+    """Give `net` or `loss` what is written once elsewhere; refuse a second, different value."""
+    component = model[part]
+    if not isinstance(component, Namespace) or "class_path" not in component:
+        return
+    arguments = component.setdefault("init_args", Namespace()) if hasattr(component, "setdefault") else component.init_args
+    parameters = inspect.signature(_import(component.class_path)).parameters
+    for name, value in values.items():
+        if name not in parameters:
+            continue
+        written = arguments.get(name, parameters[name].default)
+        if written not in (None, value, parameters[name].default):
+            raise ConfigError(
+                f"model.{part}.init_args.{name} is {written!r}, but the data and the task say {value!r}. "
+                "It is written once: leave it out here."
+            )
+        arguments[name] = value
+
+
+def _import(path: str) -> Any:  # noqa: ANN401
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+
+def explain(message: str, parser: LightningArgumentParser) -> str:
+    """Cut a message of the parser down to what is wrong, where, and what may have been meant."""
+    where = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
+    paths = re.findall(r"class_path '([^']+)'", message)
+    if match := re.search(r"unrecognized arguments: (.*)", message):
+        return _unknown(match[1].split()[0].lstrip("-").split("=")[0], _keys(parser))
+    if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        return _unknown(f"{match[1]}.{match[2]}", _keys(parser))
+    if match := re.search(r"Option '([^']+)' is not accepted", message):
+        if not paths:
+            return _unknown(match[1], _keys(parser))
+        return _unknown(f"{where}.{match[1]}", [f"{where}.{name}" for name in _parameters(paths[-1])], paths[-1])
+    if match := re.search(r"the following arguments are required: (.*)", message):
+        names = [f"{where}.{name}" if where else name for name in match[1].split(", ")]
+        return f"{' and '.join(names)} is missing. Set it in the YAML file or as --{names[0]} VALUE."
+    if match := re.search(r"(No module named .*|module '.*' has no attribute '[^']+')", message):
+        return f"{where}: {paths[-1]!r} cannot be imported: {match[1].rstrip('.')}. Give the full path of a class."
+    rules = dict.fromkeys(_plain(line) for line in _LINE.findall(message))
+    given = re.findall(r"(?:Given|Got) value: (.*)", message)
+    got = f", got {given[-1]!r}" if given else ""
+    if rules and not any(" got " in rule for rule in rules):
+        return f"{where}: expected {' or '.join(rules)}{got}."
+    kept = [line.strip(" -") for line in message.splitlines() if line.strip(" -") and not _NOISE.match(line.strip(" -"))]
+    return "\n  ".join(([f"{where}:"] if where else []) + kept)
+
+
+_LINE = re.compile(r"^[ -]*Expected an? ((?!<class 'NoneType'>|path but).+?)(?:\. Got value: .*)?$", re.MULTILINE)
+_NOISE = re.compile(
+    r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Parser key|Expected a path but"
+)
+
+
+def _plain(rule: str) -> str:
+    rule = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", rule)
+    return re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", rule)
+
+
+def _unknown(key: str, known: list[str], owner: str | None = None) -> str:
+    close = get_close_matches(key, known, n=1, cutoff=0.6)
+    siblings = sorted(name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0])
+    hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(siblings)}." if siblings else ""
+    return f"no option {key!r}{f' in {owner}' if owner else ''}.{hint}"
+
+
+def _keys(parser: LightningArgumentParser) -> list[str]:
+    return [action.dest for action in parser._actions if "help" not in action.dest]
+
+
+def _parameters(class_path: str) -> list[str]:
+    return list(inspect.signature(_import(class_path)).parameters)

@@ -1,0 +1,47 @@
+"""Progress of a fit: a bar while it runs, and a line per epoch that stays."""
+
+import math
+import time
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+
+
+class Progress(RichProgressBar):
+    """Lightning's progress bar, counting epochs from 1, with one line per epoch above it.
+
+    The lines reach a log file too, where a bar cannot be seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start = 0.0
+        self._best = -math.inf
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's losses and mIoU, a star where it is the best so far, and the time since the start."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        shown = [f"{key} {metrics[key]:.3f}" for key in ("train/loss", "val/loss", "val/miou") if key in metrics]
+        miou = metrics.get("val/miou", -math.inf)
+        star = " *" if miou > self._best else ""
+        self._best = max(self._best, miou)
+        seconds = int(time.monotonic() - self._start)
+        epoch = f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}"
+        print("  ".join([epoch, *shown, f"{seconds // 60}:{seconds % 60:02d}"]) + star, flush=True)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The numbers beside the bar, without the run's version."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {key: value for key, value in metrics.items() if key != "v_num"}
