@@ -1,0 +1,59 @@
+"""Who may import whom, one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import segfocal
+
+PACKAGE = Path(segfocal.__file__).parent
+# File or folder -> what it may import of segfocal. cli and configuration may import everything.
+ALLOWED = {
+    "kernels": {"segfocal.kernels"},
+    "functional": {"segfocal.kernels"},
+    "losses": {"segfocal.functional"},
+    "evaluation": {"segfocal.evaluation"},
+    "data": {"segfocal.data"},
+    "models": set(),
+    "inference": set(),
+    "runs": set(),
+    "task": {"segfocal.evaluation.scores", "segfocal.inference"},
+}
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def files_of(part):
+    folder = PACKAGE / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_go_one_way(part):
+    for path in files_of(part):
+        inside = [name for name in imports_of(path) if name.split(".")[0] == "segfocal"]
+        wrong = [name for name in inside if not any(name == ok or name.startswith(f"{ok}.") for ok in ALLOWED[part])]
+        assert not wrong, f"{path.name} imports {wrong}"
+
+
+def test_kernels_do_not_import_each_other():
+    for path in files_of("kernels"):
+        inside = {name for name in imports_of(path) if name.startswith("segfocal")}
+        assert inside <= {"segfocal.kernels"}, path.name
+
+
+def test_albumentations_has_one_importer():
+    importers = [path.name for path in PACKAGE.rglob("*.py") if any(n.startswith("albumentations") for n in imports_of(path))]
+    assert importers == ["transforms.py"]
+
+
+def test_every_part_is_under_the_rule():
+    free = {"__init__", "__main__", "cli", "configuration"}
+    assert {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} == {*ALLOWED} | free
