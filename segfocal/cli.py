@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback
-
     from segfocal.configuration import Configuration
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -95,7 +93,7 @@ def _run(command: str, options: list[str]) -> None:
     if {"-h", "--help"} & set(options):
         words = [word for word in options if word not in ("-h", "--help")]
         print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]\n")
-        print(f"Every option, as YAML; each is a word on the command line too, such as --model.lr 0.01.\n\n{template(words)}")
+        print(f"Every option, as YAML; on the command line such as --model.lr 0.01.\n\n{template(words)}")
         return
     if "--print_config" in options:
         print(template([word for word in options if word != "--print_config"]), end="")
@@ -121,13 +119,14 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
         resumed = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "last")
         checkpoint = load_checkpoint(resumed)
         check_fit(checkpoint, resumed, task.net, task.class_names)
+        print(f"resumed: {resumed}, after epoch {checkpoint['epoch'] + 1}")
         _print_differences(checkpoint["hyper_parameters"], dict(task.hparams))
     data.setup("fit")
     run = _start_run(configuration, options, "fit", resumed)
     keep = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", save_last=True)
     trainer = configuration.build_trainer(run, [keep, LearningRateMonitor("step")])
     trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
-    if not trainer.fast_dev_run and keep.best_model_path:
+    if keep.best_model_path:
         best = Path(keep.best_model_path)
         task.load_state_dict(load_checkpoint(best)["state_dict"])
         trainer.validate(task, datamodule=data, verbose=False)
@@ -153,7 +152,7 @@ def _predict(configuration: "Configuration", options: list[str]) -> None:
     checkpoint = _restore(configuration)
     data.setup("predict")
     run = _start_run(configuration, options, "predict", checkpoint)
-    writer = PredictionWriter(run, task.class_names, getattr(data, "palette", None))
+    writer = PredictionWriter(run, task.class_names, getattr(data, "palette", []))
     trainer = configuration.build_trainer(run, [writer], logged=False)
     trainer.predict(task, datamodule=data, return_predictions=False)
     print(f"{writer.count} images: masks in {run / 'masks'}, overlays in {run / 'overlays'}")
@@ -185,8 +184,8 @@ def _with_config_of_run(command: str, options: list[str]) -> list[str]:
     known, _ = words.parse_known_args(options)
     if config_files(options) or known.ckpt_path is None:
         return options
-    prefer = "last" if command == "fit" else "best"
-    run = run_of(find_checkpoint(known.ckpt_path, Path(known.runs or "runs"), known.name, prefer))
+    runs = Path(known.runs or "runs")
+    run = run_of(find_checkpoint(known.ckpt_path, runs, known.name, "last" if command == "fit" else "best"))
     return options if run is None else ["--config", str(run / "config.yaml"), *options]
 
 
@@ -207,7 +206,7 @@ def _report(scores: Any, configuration: "Configuration", run: Path, command: str
     from segfocal import __version__
     from segfocal.evaluation.report import table, write
 
-    split = "test" if command == "test" else "validation"
+    split = "test" if command == "test" else "val"
     console = Console()
     console.print()
     console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}"))
@@ -228,8 +227,14 @@ def _quiet() -> None:
 
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in ("does not have many workers", "isinstance.treespec", "number of training batches", "is not empty"):
-        warnings.filterwarnings("ignore", f".*{pattern}")
+    for text in (
+        "does not have many workers",
+        "number of training batches",
+        "is not empty",  # the run directory, which is made just before
+        "dirpath has changed",  # a resumed run writes into a directory of its own
+        "isinstance.treespec",  # Lightning 2.6 on torch 2.14
+    ):
+        warnings.filterwarnings("ignore", f".*{text}")
 
 
 def _complaint(error: BaseException) -> tuple[int | None, str]:
@@ -251,7 +256,10 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
         case OSError() if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
             return 6, f"{message}. Free some space, or write elsewhere with --runs FOLDER."
     if isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message:
-        return 6, f"{message.splitlines()[0]} Lower data.batch_size or data.size, or raise trainer.accumulate_grad_batches."
+        return (
+            6,
+            f"{message.splitlines()[0]} Lower data.batch_size or data.size, or raise trainer.accumulate_grad_batches.",
+        )
     if isinstance(error, ValueError) and _raised_here(error):
         return 2, message
     return None, message
@@ -263,5 +271,3 @@ def _raised_here(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("segfocal.")
-
-

@@ -12,12 +12,11 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from segfocal.progress import Progress
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
-import segfocal
 from segfocal.data import DataError, SegmentationDataModule, ShapesDataModule
+from segfocal.progress import Progress
 from segfocal.task import SegmentationTask
 
 # So that YAML may name them without their modules.
@@ -96,11 +95,13 @@ class Configuration(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and name the run after its YAML file."""
-        for path in config_files(args):
+        assert isinstance(args, list)
+        files = config_files(args)
+        for path in files:
             _check_yaml(path)
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        self.config = parser.parse_args(args)
         if self.config.name is None:
-            self.config.name = Path(config_files(args)[-1]).stem if config_files(args) else "default"
+            self.config.name = Path(files[-1]).stem if files else "default"
 
     def instantiate_classes(self) -> None:
         """Build data, then net, loss and task with what the data says about classes and ignored pixels."""
@@ -108,11 +109,11 @@ class Configuration(LightningCLI):
             return
         only_data = LightningArgumentParser(exit_on_error=False)
         only_data.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=True)
-        self.datamodule = only_data.instantiate_classes(Namespace(data=self.config.data)).data
-        for attribute in ("class_names", "ignore_index"):
-            if not hasattr(self.datamodule, attribute):
-                raise ConfigError(f"{type(self.datamodule).__name__} has no `{attribute}`. Add it to the data module.")
-        names, ignore_index = list(self.datamodule.class_names), int(self.datamodule.ignore_index)
+        self.datamodule = only_data.instantiate(Namespace(data=self.config.data)).data
+        names, ignore_index = (getattr(self.datamodule, name, None) for name in ("class_names", "ignore_index"))
+        if names is None or ignore_index is None:
+            kind = type(self.datamodule).__name__
+            raise ConfigError(f"{kind} lacks class_names or ignore_index. Give your data module both as attributes.")
         model = self.config.model.clone()
         count = len(names)
         _share(model, "net", {"num_classes": count, "classes": count, "num_labels": count})
@@ -125,8 +126,8 @@ class Configuration(LightningCLI):
         def build(kind: type[SegmentationTask], **arguments: Any) -> SegmentationTask:  # noqa: ANN401
             return kind(class_names=names, ignore_index=ignore_index, **arguments)
 
-        only_model.add_instantiator(build, SegmentationTask)
-        self.model = only_model.instantiate_classes(Namespace(model=model)).model
+        built = only_model.instantiate(Namespace(model=model), instantiators=[(build, SegmentationTask, True)])
+        self.model = built.model
 
     def build_trainer(self, run: Path, callbacks: Sequence[Callback], *, logged: bool = True) -> Trainer:
         """The configured trainer, with a CSV logger into `run` unless another is configured, and a progress bar.
@@ -135,7 +136,7 @@ class Configuration(LightningCLI):
         """
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
-        arguments = parser.instantiate_classes(Namespace(trainer=self.config.trainer)).trainer.as_dict()
+        arguments = parser.instantiate(Namespace(trainer=self.config.trainer)).trainer.as_dict()
         configured = arguments.pop("callbacks") or []
         configured = configured if isinstance(configured, list) else [configured]
         if arguments["enable_progress_bar"] is not False:
@@ -173,8 +174,8 @@ def template(options: Sequence[str]) -> str:
 
 def config_files(options: Sequence[str]) -> list[str]:
     """The files given by --config FILE, --config=FILE or -c FILE."""
-    pairs = zip(options, [*options[1:], ""], strict=True)
-    named = [after if word in ("-c", "--config") else word.partition("=")[2] for word, after in pairs if _CONFIG.match(word)]
+    pairs = zip(options, [*options[1:], ""], strict=False)
+    named = (after if "=" not in word else word.partition("=")[2] for word, after in pairs if _CONFIG.match(word))
     return [name for name in named if name]
 
 
@@ -204,16 +205,18 @@ def _check_yaml(path: str) -> None:
             for key, _ in node.value:
                 line = key.start_mark.line + 1
                 if key.value in seen:
-                    raise ConfigError(f"{path}, line {line}: {key.value!r} stands in line {seen[key.value]} too. Keep one.")
+                    raise ConfigError(
+                        f"{path}, line {line}: {key.value!r} stands in line {seen[key.value]} too. Keep one."
+                    )
                 seen[key.value] = line
 
 
 def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:
     """Give `net` or `loss` what is written once elsewhere; refuse a second, different value."""
     component = model[part]
-    if not isinstance(component, Namespace) or "class_path" not in component:
-        return
-    arguments = component.setdefault("init_args", Namespace()) if hasattr(component, "setdefault") else component.init_args
+    if "init_args" not in component:
+        component["init_args"] = Namespace()
+    arguments = component["init_args"]
     parameters = inspect.signature(_import(component.class_path)).parameters
     for name, value in values.items():
         if name not in parameters:
@@ -230,7 +233,6 @@ def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:
 def _import(path: str) -> Any:  # noqa: ANN401
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
-
 
 
 def explain(message: str, parser: LightningArgumentParser) -> str:
@@ -255,7 +257,9 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
     got = f", got {given[-1]!r}" if given else ""
     if rules and not any(" got " in rule for rule in rules):
         return f"{where}: expected {' or '.join(rules)}{got}."
-    kept = [line.strip(" -") for line in message.splitlines() if line.strip(" -") and not _NOISE.match(line.strip(" -"))]
+    kept = [
+        line.strip(" -") for line in message.splitlines() if line.strip(" -") and not _NOISE.match(line.strip(" -"))
+    ]
     return "\n  ".join(([f"{where}:"] if where else []) + kept)
 
 

@@ -1,5 +1,6 @@
 """Nets: any architecture and encoder of segmentation_models_pytorch, by name."""
 
+import inspect
 from difflib import get_close_matches
 from typing import Any
 
@@ -63,9 +64,18 @@ def smp_net(
             f"Expected `encoder_name` to be an encoder of segmentation_models_pytorch, got {encoder_name!r}."
             f"{_did_you_mean(encoder_name, list(smp.encoders.encoders))} timm's models are called tu-NAME."
         )
+    builder = getattr(smp, architecture)
+    known = [name for name in inspect.signature(builder).parameters if name != "kwargs"]
+    for option in options or {}:
+        # smp takes any name: it hands the unknown ones to timm's encoders, which check them, and drops them elsewhere.
+        if option not in known and not encoder_name.startswith("tu-"):
+            raise ValueError(
+                f"Expected `options` to be arguments of smp.{architecture}, got {option!r}."
+                f"{_did_you_mean(option, known)} There are: {', '.join(known)}."
+            )
     arguments = {"encoder_weights": encoder_weights, "in_channels": in_channels, "classes": num_classes}
     try:
-        net: nn.Module = getattr(smp, architecture)(encoder_name, **arguments, **(options or {}))
+        net: nn.Module = builder(encoder_name, **arguments, **(options or {}))
     except (TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"smp.{architecture} refuses {encoder_name!r}, options={options}: {error}.") from error
     return net

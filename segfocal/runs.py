@@ -28,7 +28,9 @@ def new_run(runs: Path, name: str, command: str) -> Path:
         OSError: The directory cannot be made.
     """
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
-        raise ValueError(f"Expected `name` of letters, digits, '.', '_' and '-', got {name!r}. Use --runs for the folder.")
+        raise ValueError(
+            f"Expected `name` of letters, digits, '.', '_' and '-', got {name!r}. Use --runs for the folder."
+        )
     home = runs / name
     home.mkdir(parents=True, exist_ok=True)
     number = max((number for number, _ in _numbered(home)), default=-1) + 1
@@ -69,7 +71,9 @@ def find_checkpoint(wanted: str | None, runs: Path, name: str | None, prefer: Ki
         )
     if wanted in ("best", "last"):
         if name is None:
-            raise CheckpointError(f"`--ckpt_path {wanted}` is that of the newest run of a name. Add --config or --name.")
+            raise CheckpointError(
+                f"`--ckpt_path {wanted}` is that of the newest run of a name. Add --config or --name."
+            )
         return _newest(runs / name, "best" if wanted == "best" else "last")
     path = Path(wanted)
     if path.is_file():
@@ -90,7 +94,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {reason} It may be truncated, or not written by segfocal; "
             "use another one of the run's checkpoints."
@@ -163,7 +167,7 @@ def _point(link: Path, target: str) -> None:
 def _hint(path: Path) -> str:
     parent = next((folder for folder in path.parents if folder.is_dir()), None)
     found = sorted(str(entry) for entry in parent.iterdir() if entry.is_dir()) if parent else []
-    return f" {parent} holds: {_some(found)}." if found and parent != Path(".") else ""
+    return f" {parent} holds: {_some(found)}." if found and parent != Path() else ""
 
 
 def _some(items: list[str], most: int = 5) -> str:

@@ -86,7 +86,8 @@ class SegmentationTask(LightningModule):
         for name, value in (("activation", activation), ("ignore_index", ignore_index)):
             if getattr(loss, name, value) != value:
                 raise ValueError(
-                    f"Expected the loss to have {name} {value!r} like the task, got {getattr(loss, name)!r}. Give both the same."
+                    f"Expected the loss to have {name} {value!r} like the task, got {getattr(loss, name)!r}. "
+                    "Give both the same."
                 )
         names, mean, std = list(class_names), list(mean), list(std)
         self.save_hyperparameters(
@@ -106,7 +107,7 @@ class SegmentationTask(LightningModule):
                 "channels_last": channels_last,
             }
         )
-        self.net = net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.loss = loss
         self.class_names = names
         self.scores: dict[str, Scores] = {}
@@ -124,8 +125,8 @@ class SegmentationTask(LightningModule):
         logits = predict_logits(self.net, inputs, size, divisor=self.hparams["size_divisor"])
         if logits.shape[1] != len(self.class_names):
             raise ValueError(
-                f"Expected the net to return one channel per class, {len(self.class_names)} for {self.class_names}, got "
-                f"{logits.shape[1]}. Set the net's number of classes to {len(self.class_names)}."
+                f"Expected the net to return one channel per class, {len(self.class_names)} for {self.class_names}, "
+                f"got {logits.shape[1]}. Set the net's number of classes to {len(self.class_names)}."
             )
         return logits
 
@@ -171,7 +172,7 @@ class SegmentationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """After a resume, puts the configured learning rates and decays back: a checkpoint brings progress, not options."""
+        """Puts the configured rates and decays back after a resume: a checkpoint brings progress, not options."""
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
@@ -186,12 +187,13 @@ class SegmentationTask(LightningModule):
         logits = self(batch["image"], (mask.shape[-2], mask.shape[-1]))
         # Losses of ours take labels of any integer type; others, torch's and smp's among them, want int64.
         target = mask if hasattr(self.loss, "breakdown") else mask.long()
-        return self.loss(logits, target), logits
+        loss: Tensor = self.loss(logits, target)
+        return loss, logits
 
     def _labels(self, logits: Tensor) -> Tensor:
         if self.hparams["activation"] == "softmax":
             return logits.argmax(1)
-        chosen = (logits.float().sigmoid() >= self.hparams["threshold"]).to(torch.uint8)
+        chosen: Tensor = (logits.float().sigmoid() >= self.hparams["threshold"]).long()
         return chosen[:, 0] if chosen.shape[1] == 1 else chosen
 
     def _evaluate(self, split: str, batch: Batch) -> None:
@@ -202,11 +204,11 @@ class SegmentationTask(LightningModule):
             mask = _one_vs_rest(mask, len(self.class_names), self.hparams["ignore_index"])
         if labels.ndim == 3 and mask.ndim == 4:
             mask = mask[:, 0]
-        self._confusion[split].update(labels, mask)
+        self._matrix(split).update(labels, mask)
 
     def _score(self, split: str) -> None:
-        matrix = self._confusion[split].compute()
-        self._confusion[split].reset()
+        matrix = self._matrix(split).compute()
+        self._matrix(split).reset()
         if matrix.shape == (2, 2) and len(self.class_names) == 1:
             matrix = matrix[None]
         scores = Scores(matrix.cpu().numpy(), self.class_names)
@@ -217,6 +219,11 @@ class SegmentationTask(LightningModule):
         for name, iou in zip(self.class_names, scores.iou.tolist(), strict=True):
             if not math.isnan(iou):
                 self.log(f"{split}/iou/{name}", iou)
+
+    def _matrix(self, split: str) -> Metric:
+        metric = self._confusion[split]
+        assert isinstance(metric, Metric)
+        return metric
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Four groups: encoder or not, with or without decay; empty ones are left out."""
@@ -236,8 +243,8 @@ class SegmentationTask(LightningModule):
     def _lr_factor(self, step: int) -> float:
         """Warm-up then poly: rises linearly to 1 and falls to 0 at the last step."""
         total = max(1.0, self.trainer.estimated_stepping_batches)
-        _require("max_epochs or max_steps", "no limit", total < math.inf, "to be set: the schedule ends at the last step")
-        rise = self.hparams["warmup"] * total
+        _require("max_epochs or max_steps", total, total < math.inf, "to be set, as the schedule ends at the last step")
+        rise: float = self.hparams["warmup"] * total
         if step < rise:
             return (step + 1) / (rise + 1)
         return float((1 - min(step, total) / total) ** self.hparams["poly_power"])

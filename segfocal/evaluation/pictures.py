@@ -102,7 +102,7 @@ class PredictionWriter(Callback):
             path.parent.mkdir(parents=True, exist_ok=True)
         if labels.ndim == 2:
             write_palette_png(mask_path, labels, self._colours)
-            picture = overlay(image, labels, self._colours, clear=[0] if self._binary else [])
+            picture = overlay(image, labels, self._colours, clear=self._clear)
         else:
             picture = image
             for index, class_name in enumerate(self.class_names):
@@ -116,6 +116,12 @@ class PredictionWriter(Callback):
     @property
     def _binary(self) -> bool:
         return len(self.class_names) == 1
+
+    @property
+    def _clear(self) -> list[int]:
+        """A background is no object to tint."""
+        names = ["background"] if self._binary else self.class_names
+        return [index for index, name in enumerate(names) if name.lower() == "background"]
 
     @property
     def _colours(self) -> list[Colour]:

@@ -117,4 +117,6 @@ def mean_of_present(values: Values) -> float:
 
 def _ratio(part: ArrayLike, whole: ArrayLike) -> Values:
     whole = np.asarray(whole, dtype=np.float64)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    ratio: Values = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio

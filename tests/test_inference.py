@@ -1,0 +1,46 @@
+"""Logits of images of any size."""
+
+import pytest
+import torch
+from torch import nn
+
+from segfocal.inference import normalise, predict_logits
+
+
+@pytest.mark.parametrize("size", [(64, 96), (45, 60), (1, 1), (360, 480)])
+def test_a_net_without_context_gives_the_same_padded_or_not(size):
+    net, images = nn.Conv2d(3, 5, 1), torch.randn(2, 3, *size)
+    torch.testing.assert_close(predict_logits(net, images), net(images))
+
+
+def test_the_net_sees_multiples_of_the_divisor_only():
+    seen = []
+
+    def net(images):
+        seen.append(tuple(images.shape[-2:]))
+        return images[:, :2]
+
+    assert predict_logits(net, torch.zeros(1, 3, 33, 50), divisor=16).shape == (1, 2, 33, 50)
+    assert seen == [(48, 64)]
+
+
+def test_logits_come_at_the_size_asked_for():
+    assert predict_logits(nn.Conv2d(3, 5, 1), torch.zeros(1, 3, 45, 60), (360, 480)).shape == (1, 5, 360, 480)
+
+
+def test_a_dict_with_out_is_taken_as_torchvision_means_it():
+    logits = predict_logits(lambda x: {"out": x[:, :2], "aux": x[:, :1]}, torch.ones(1, 3, 32, 32))
+    assert logits.shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize("net", [nn.Flatten(), nn.AvgPool2d(2), lambda x: [x]])
+def test_a_net_that_returns_something_else_is_named(net):
+    with pytest.raises(ValueError, match=r"Expected the net to return logits \(B, C, 32, 32\)"):
+        predict_logits(net, torch.zeros(1, 3, 32, 32))
+
+
+def test_uint8_and_float_images_are_normalised_alike():
+    images = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
+    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(normalise(images, mean, std), (images / 255 - mean) / std)
+    torch.testing.assert_close(normalise(images / 255, mean, std), (images / 255 - mean) / std)

@@ -1,0 +1,29 @@
+"""Nets by name."""
+
+import pytest
+import torch
+
+from segfocal import smp_net
+
+
+def test_an_architecture_with_options_and_a_timm_encoder():
+    options = {"decoder_channels": [32, 16, 16, 8, 8]}
+    net = smp_net("Unet", "tu-mobilenetv3_small_100", num_classes=4, in_channels=5, options=options)
+    assert net.eval()(torch.zeros(1, 5, 64, 32)).shape == (1, 4, 64, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"architecture": "Unett"}, "`architecture`.*got 'Unett'.*Did you mean 'Unet'"),
+        ({"encoder_name": "resnet344"}, "`encoder_name`.*got 'resnet344'.*Did you mean 'resnet34'"),
+        ({"num_classes": None}, "`num_classes` >= 1, got None"),
+        ({"options": {"decoder_chanels": [1]}}, "decoder_chanels"),
+        ({"encoder_name": "tu-mobilenetv3_small_100", "options": {"decoder_chanels": [1]}}, "decoder_chanels"),
+        ({"encoder_name": "tu-nonsense"}, "tu-nonsense"),
+        ({"encoder_weights": "imagenette", "encoder_name": "resnet18"}, "imagenette"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_the_nearest_right_one(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        smp_net(**{"num_classes": 3, **arguments})

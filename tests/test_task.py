@@ -1,0 +1,194 @@
+"""The task: losses, labels, scores, optimiser and schedule."""
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from segfocal import FocalDiceLoss, FocalLoss, SegmentationTask
+
+NAMES = ["road", "car", "pole"]
+
+
+def loader(batches):
+    return DataLoader(batches, batch_size=None)
+
+
+def quiet_trainer(**arguments):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(accelerator="cpu", **quiet, **arguments)
+
+
+def batch_of(size=4, mask_size=None, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    mask = torch.randint(0, classes, (size, *(mask_size or (32, 32))), dtype=torch.uint8, generator=generator)
+    mask[:, :3] = 255
+    return {"image": image, "mask": mask}
+
+
+def test_test_scores_are_those_of_a_count_over_the_predicted_labels():
+    task = SegmentationTask(nn.Conv2d(3, 3, 3, padding=1), FocalDiceLoss(), NAMES)
+    batches = [batch_of(seed=seed, mask_size=(45, 61)) for seed in range(3)]
+    quiet_trainer().test(task, loader(batches), verbose=False)
+    predicted = torch.cat([task.predict_labels(batch["image"], (45, 61)) for batch in batches])
+    target = torch.cat([batch["mask"] for batch in batches])
+    for label in range(3):
+        hits = ((predicted == label) & (target == label)).sum().item()
+        union = (((predicted == label) | (target == label)) & (target != 255)).sum().item()
+        assert task.scores["test"].iou[label] == pytest.approx(hits / union, abs=1e-12)
+    assert task.scores["test"].matrix.sum() == (target != 255).sum()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_sigmoid_scores_each_class_on_its_own(dense):
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), FocalDiceLoss("sigmoid"), NAMES, activation="sigmoid")
+    batch = batch_of()
+    if dense:
+        generator = torch.Generator().manual_seed(1)
+        batch["mask"] = torch.randint(0, 2, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        batch["mask"][:, 1, :5] = 255
+        target, valid = batch["mask"] == 1, batch["mask"] != 255
+    else:
+        target = torch.stack([batch["mask"] == label for label in range(3)], 1)
+        valid = (batch["mask"] != 255)[:, None].expand_as(target)
+    quiet_trainer().test(task, loader([batch]), verbose=False)
+    predicted = task.predict_labels(batch["image"]) == 1
+    for label in range(3):
+        p, t, v = predicted[:, label], target[:, label], valid[:, label]
+        assert task.scores["test"].iou[label] == pytest.approx((p & t & v).sum().item() / ((p | t) & v).sum().item())
+        assert task.scores["test"].matrix[label].sum() == v.sum()
+
+
+def test_one_class_with_sigmoid_is_binary():
+    task = SegmentationTask(nn.Conv2d(3, 1, 1), FocalDiceLoss("sigmoid"), ["crack"], activation="sigmoid")
+    batch = batch_of(classes=2)
+    quiet_trainer().test(task, loader([batch]), verbose=False)
+    labels = task.predict_labels(batch["image"])
+    assert labels.shape == (4, 32, 32)
+    hits = ((labels == 1) & (batch["mask"] == 1)).sum().item()
+    union = (((labels == 1) | (batch["mask"] == 1)) & (batch["mask"] != 255)).sum().item()
+    assert task.scores["test"].iou.tolist() == [pytest.approx(hits / union)]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [FocalDiceLoss(), FocalLoss(gamma=0), nn.CrossEntropyLoss(ignore_index=255)],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_losses_of_ours_and_others_train_on_uint8_masks(loss):
+    torch.manual_seed(0)
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), loss, NAMES, lr=0.05, warmup=0)
+    batch = batch_of()
+    batch["mask"][batch["image"][:, 0] > 127] = 1
+    before = task.loss(task(batch["image"]), batch["mask"].long()).item()
+    quiet_trainer(max_epochs=1).fit(task, loader([batch] * 20))
+    assert task.loss(task(batch["image"]), batch["mask"].long()).item() < 0.9 * before
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_loss_is_float32_whatever_the_precision(precision):
+    seen = []
+
+    class Recorder(FocalDiceLoss):
+        def forward(self, logits, target, weight=None):
+            loss = super().forward(logits, target, weight)
+            seen.append((logits.dtype, target.dtype, loss.dtype))
+            return loss
+
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), Recorder(), NAMES)
+    quiet_trainer(max_epochs=1, precision=precision).fit(task, loader([batch_of()]))
+    logits = torch.float32 if precision == "32-true" else torch.bfloat16
+    assert seen == [(logits, torch.uint8, torch.float32)]
+
+
+class WithEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+def test_encoder_has_its_own_rate_and_norms_and_biases_have_no_decay():
+    task = SegmentationTask(WithEncoder(), FocalDiceLoss(), NAMES, lr=0.01, encoder_lr_factor=0.1, weight_decay=0.5)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(task, loader([batch_of()] * 4))
+    options = {
+        parameter: (group["initial_lr"], group["weight_decay"])
+        for group in trainer.optimizers[0].param_groups
+        for parameter in group["params"]
+    }
+    net = task.net
+    assert options[net.encoder[0].weight] == (pytest.approx(0.001), 0.5)
+    assert options[net.encoder[0].bias] == (pytest.approx(0.001), 0)
+    assert options[net.encoder[1].weight] == (pytest.approx(0.001), 0)
+    assert options[net.head.weight] == (0.01, 0.5)
+    assert options[net.head.bias] == (0.01, 0)
+    assert len(options) == len(list(net.parameters()))
+
+
+def test_the_rate_rises_over_the_warmup_and_falls_to_zero_by_steps():
+    rates = []
+
+    class Recorder(SegmentationTask):
+        def on_train_batch_start(self, batch, batch_idx):
+            rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    task = Recorder(nn.Conv2d(3, 3, 1), FocalDiceLoss(), NAMES, lr=1.0, warmup=0.25, poly_power=1.0)
+    quiet_trainer(max_epochs=2).fit(task, loader([batch_of()] * 10))
+    assert rates[:5] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert rates[5:] == pytest.approx([1 - step / 20 for step in range(5, 20)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": 0}, "`lr` > 0, got 0"),
+        ({"lr": float("nan")}, "`lr`"),
+        ({"warmup": 1.0}, "`warmup`"),
+        ({"std": [0.1]}, "`std`"),
+        ({"std": [0.1, 0.1, 0]}, "`std`"),
+        ({"threshold": 1.5}, "`threshold`"),
+        ({"activation": "sigmoid"}, "activation 'sigmoid' like the task, got 'softmax'"),
+        ({"ignore_index": 11}, "ignore_index 11 like the task, got 255"),
+        ({"class_names": ["car"]}, "two or more for softmax"),
+    ],
+)
+def test_wrong_options_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationTask(**{"net": nn.Conv2d(3, 3, 1), "loss": FocalDiceLoss(), "class_names": NAMES, **arguments})
+
+
+def test_a_net_with_another_class_count_is_named():
+    task = SegmentationTask(nn.Conv2d(3, 5, 1), FocalDiceLoss(), NAMES)
+    with pytest.raises(ValueError, match=r"one channel per class, 3 for .*got 5"):
+        task(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_an_all_void_validation_split_does_not_stop_training():
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), FocalDiceLoss(), NAMES)
+    void = batch_of()
+    void["mask"][:] = 255
+    quiet_trainer(max_epochs=1).fit(task, loader([batch_of(), void]), loader([void]))
+    assert task.scores["val"].matrix.sum() == 0
+    assert all(parameter.isfinite().all() for parameter in task.parameters())
+
+
+def test_torchvision_nets_train_with_their_dict_of_outputs():
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    torch.manual_seed(0)
+    net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    task = SegmentationTask(net, FocalDiceLoss(), NAMES, encoder_lr_factor=0.1)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(task, loader([batch_of()] * 2))
+    assert {group["initial_lr"] for group in trainer.optimizers[0].param_groups} == {1e-3, 1e-4}
