@@ -1,0 +1,223 @@
+"""From data sets to batches: the samplers, the loaders, and the data module that offers them.
+
+Shapes: B images, C classes, H x W pixels of the image the net sees, H0 x W0 pixels of the stored mask.
+"""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+
+from segfocal.data.datasets import Batch, SegmentationDataset
+from segfocal.data.masks import DataError, Labels, default_palette
+
+
+class LabelledImages(LightningDataModule):
+    """What every data module here offers: the classes, and the loaders over `datasets`, which `setup` fills.
+
+    Args:
+        classes: Names of the classes; a single one means a binary task.
+        ignore_index: Label of pixels that count nowhere.
+        palette: RGB colour per class; None for the default.
+        batch_size: Images per training batch.
+        eval_batch_size: Images per batch elsewhere; None means `batch_size`.
+        num_workers: Worker processes; None means one per core, at most 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[str],
+        ignore_index: int,
+        palette: Sequence[Sequence[int]] | None,
+        batch_size: int,
+        eval_batch_size: int | None,
+        num_workers: int | None,
+    ) -> None:
+        super().__init__()
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1)
+        check_at_least("num_workers", num_workers or 0, 0)
+        check_at_least("ignore_index", ignore_index, 0)
+        _check_classes(classes)
+        self.labels = Labels(len(classes), ignore_index)
+        if ignore_index < self.labels.count or ignore_index > 65535:
+            raise ValueError(
+                f"Expected `ignore_index` above the classes' labels 0..{self.labels.count - 1} and at most 65535, "
+                f"got {ignore_index}. If the last class is void, take its name out of `classes`."
+            )
+        self._classes = list(classes)
+        self._palette = default_palette(len(classes)) if palette is None else _checked_palette(palette, len(classes))
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.datasets: dict[str, SegmentationDataset] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of their labels."""
+        return list(self._classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class names; 1 for a binary task."""
+        return len(self._classes)
+
+    @property
+    def ignore_index(self) -> int:
+        """Label of pixels that count nowhere."""
+        return self.labels.ignore_index
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """RGB colour of each class."""
+        return list(self._palette)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented batches of one size: image (B, 3, H, W) uint8, mask (B, H, W), name."""
+        return make_loader(self.datasets["train"], self.batch_size, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches in order: image (B, 3, H, W) uint8, mask (B, H0, W0) at its own resolution, name."""
+        return make_loader(self.datasets["val"], self.eval_batch_size, self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches in order, as those of `val_dataloader`."""
+        return make_loader(self.datasets["test"], self.eval_batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches in order: image (B, 3, H, W) uint8, name, size (list of (H0, W0)), path."""
+        return make_loader(self.datasets["predict"], self.eval_batch_size, self.num_workers)
+
+
+def collate(items: list[Batch]) -> Batch:
+    """Stack images and masks, list everything else.
+
+    Raises:
+        DataError: If the images differ in size.
+    """
+    sizes = {item["name"]: tuple(item["image"].shape[1:]) for item in items}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{name} {h} x {w}" for name, (h, w) in list(sizes.items())[:3])
+        raise DataError(
+            f"The images of a training batch must have one size, got {shown}. "
+            "Set `size`, or add RandomCrop with `pad_if_needed: true` to `augment`."
+        )
+    columns = {key: [item[key] for item in items] for key in items[0]}
+    return {key: torch.stack(values) if isinstance(values[0], Tensor) else values for key, values in columns.items()}
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Shuffled indices, each with the seed of its random numbers, drawn in the main process.
+
+    The order and seeds depend on `seed` and the epoch alone, so any number of workers gives the same batches.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        self.epoch += 1
+        order = random.permutation(self.count).tolist()
+        seeds = random.integers(2**32, size=self.count).tolist()
+        return iter(list(zip(order, seeds, strict=True)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the order of this epoch; the trainer calls it, a plain loop need not."""
+        self.epoch = epoch
+
+
+class EqualSizeBatches(BatchSampler):
+    """Batches of indices in which all sizes are equal, so that nothing is padded; otherwise in order."""
+
+    def __init__(
+        self, sampler: Sampler[int], batch_size: int, drop_last: bool, sizes: Sequence[tuple[int, int]]
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        self.sizes = sizes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        waiting: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index in self.sampler:
+            batch = waiting[self.sizes[index]]
+            batch.append(index)
+            if len(batch) == self.batch_size:
+                yield waiting.pop(self.sizes[index])
+        yield from waiting.values()
+
+    def __len__(self) -> int:
+        counts = Counter(self.sizes[index] for index in self.sampler)
+        return sum(-(-count // self.batch_size) for count in counts.values())
+
+
+def make_loader(dataset: SegmentationDataset, batch_size: int, num_workers: int | None) -> DataLoader[Batch]:
+    """Build a loader: shuffled and seeded from torch's global seed if `dataset.train`; else batches of equal sizes."""
+    workers = default_workers() if num_workers is None else num_workers
+    common: dict[str, Any] = {
+        "collate_fn": collate,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _start_worker,
+        # Its own generator: starting an epoch draws nothing from torch's global one.
+        "generator": torch.Generator().manual_seed(torch.initial_seed()),
+    }
+    if dataset.train:
+        sampler = SeededSampler(len(dataset), torch.initial_seed())
+        # A last batch of one image would upset batch normalisation.
+        drop_last = len(dataset) >= batch_size
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **common)
+    # Evaluated masks keep their own size, whatever the size of the images.
+    sizes = [sample.size if dataset.with_masks or dataset.size is None else (0, 0) for sample in dataset.samples]
+    indices: Sampler[int] = SequentialSampler(dataset)
+    return DataLoader(dataset, batch_sampler=EqualSizeBatches(indices, batch_size, False, sizes), **common)
+
+
+def default_workers() -> int:
+    """One worker per core this process may use, at most 4; none on a single core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores) if cores > 1 else 0
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism
+
+
+def check_at_least(argument: str, value: int, least: int) -> None:
+    """Raise a ValueError unless `value` is an integer of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"Expected `{argument}` to be an integer of at least {least}, got {value!r}. Correct it.")
+
+
+def check_size(size: tuple[int, ...], least: int) -> tuple[int, int]:
+    """Return `size` as (H, W); raise a ValueError unless it is two integers of at least `least`."""
+    if len(size) != 2 or not all(isinstance(n, int) and n >= least for n in size):
+        raise ValueError(f"Expected `size` to be (H, W), two integers of at least {least}, got {size}. Correct it.")
+    return size[0], size[1]
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if not classes or len(set(classes)) != len(classes) or not all(isinstance(c, str) and c for c in classes):
+        raise ValueError(f"Expected `classes` to be distinct, non-empty names, got {list(classes)}. Correct the list.")
+
+
+def _checked_palette(palette: Sequence[Sequence[int]], count: int) -> list[tuple[int, int, int]]:
+    if len(palette) != count or any(len(c) != 3 or min(c) < 0 or max(c) > 255 for c in palette):
+        raise ValueError(
+            f"Expected `palette` to hold {count} RGB triples of 0..255, one per class, got {list(palette)}. "
+            "Correct it, or leave it out."
+        )
+    return [(int(r), int(g), int(b)) for r, g, b in palette]

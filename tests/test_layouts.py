@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segfocal.data.layouts import find_images, find_samples
+
+WHITE = Image.fromarray(np.zeros((4, 6), np.uint8))
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        WHITE.save(root / name)
+
+
+def names(samples):
+    return [(s.name, s.mask_name) for s in samples]
+
+
+def find(root, split="train", layout="auto", split_files=None, **kwargs):
+    return find_samples(root, split, layout, split_files, **kwargs)
+
+
+def test_folders_pair_by_stem_whatever_the_extension(tmp_path):
+    touch(tmp_path, "images/train/b.JPG", "images/train/a.b.png", "images/train/deep/b.tif")
+    touch(tmp_path, "masks/train/b.png", "masks/train/a.b.png", "masks/train/deep/b.bmp")
+    (tmp_path / "images/train/Thumbs.db").write_text("x")
+    (tmp_path / "images/train/._b.png").write_text("x")
+    samples, faults = find(tmp_path)
+    assert faults == []
+    assert names(samples) == [
+        ("images/train/a.b.png", "masks/train/a.b.png"),
+        ("images/train/b.JPG", "masks/train/b.png"),
+        ("images/train/deep/b.tif", "masks/train/deep/b.bmp"),
+    ]
+
+
+def test_camvid_is_recognised(tmp_path):
+    touch(tmp_path, "val/x.jpg", "valannot/x.png", "train/y.jpg", "trainannot/y.png")
+    assert names(find(tmp_path, "val")[0]) == [("val/x.jpg", "valannot/x.png")]
+    assert names(find(tmp_path, layout="camvid")[0]) == [("train/y.jpg", "trainannot/y.png")]
+
+
+def test_all_faults_of_folders_are_found_at_once(tmp_path):
+    touch(tmp_path, "images/train/lone.png", "images/train/two.png", "images/train/two.jpg", "masks/train/orphan.png")
+    touch(tmp_path, "masks/train/two.png")
+    _, faults = find(tmp_path)
+    text = "\n".join(faults)
+    assert len(faults) == 3
+    assert "images/train/two.jpg, images/train/two.png: share one stem" in text
+    assert "images/train/lone.png: has no mask. Add masks/train/lone.png" in text
+    assert "masks/train/orphan.png: is a mask without an image" in text
+
+
+def test_missing_and_empty_folders(tmp_path):
+    assert "`root` must be an existing folder" in find(tmp_path / "nowhere")[1][0]
+    assert "holds neither images/ and masks/ nor train/" in find(tmp_path)[1][0]
+    touch(tmp_path, "images/train/a.png", "masks/train/a.png")
+    (tmp_path / "images/test").mkdir()
+    assert find(tmp_path, "val")[1] == [
+        f"{folder}/val: this folder must exist. Create it, or choose another `layout` or `root`."
+        for folder in ("images", "masks")
+    ]
+    assert any(fault.startswith("images/test: holds no images") for fault in find(tmp_path, "test")[1])
+
+
+def test_split_files_are_read_exactly(tmp_path):
+    touch(tmp_path, "a.png", "a.png.png", "m/a.png", "with blank.png", "m/with blank.png")
+    text = "\ufeff# pairs\r\n\r\na.png  m/a.png\r\n  # more\r\nwith blank.png\tm/with blank.png\r\n"
+    (tmp_path / "train.txt").write_bytes(text.encode())
+    samples, faults = find(tmp_path, split_files={"train": "train.txt"})
+    assert faults == []
+    assert names(samples) == [("a.png", "m/a.png"), ("with blank.png", "m/with blank.png")]
+
+
+def test_split_files_cannot_leave_the_root(tmp_path):
+    root = tmp_path / "root"
+    touch(tmp_path, "outside.png", "root/m.png", "root/a.png")
+    (root / "link.png").symlink_to(tmp_path / "outside.png")
+    lines = [f"{p} m.png" for p in ("../outside.png", str(tmp_path / "outside.png"), "link.png", "x/../../outside.png")]
+    (root / "train.txt").write_text("\n".join([*lines, "a.png m.png"]))
+    samples, faults = find(root, split_files={"train": "train.txt"})
+    assert names(samples) == [("a.png", "m.png")]
+    assert len(faults) == 4
+    assert all("leads out of the data root" in fault and f"line {i}" in fault for i, fault in enumerate(faults, 1))
+
+
+def test_a_root_that_is_a_link_is_fine(tmp_path):
+    touch(tmp_path, "real/a.png", "real/m.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/train.txt").write_text("a.png m.png")
+    assert find(tmp_path / "link", split_files={"train": "train.txt"})[1] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a.png m.png\na.png m.png", "line 2: a.png is listed twice"),
+        ("a.png m.png c.png", "line 1: a line is `image mask`, got 3 words"),
+        ("a.png", "a.png: its line names no mask"),
+        ("# nothing\n\n", "lists no images"),
+        (b"\xff\xfe\x00", "must be readable UTF-8 text"),
+        (None, "must be readable UTF-8 text"),
+    ],
+)
+def test_faulty_split_files(tmp_path, text, fault):
+    file = tmp_path / "train.txt"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    faults = find(tmp_path, split_files={"train": "train.txt"})[1]
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+def test_a_split_without_a_file(tmp_path):
+    assert "`split_files` has no val" in find(tmp_path, "val", split_files={"train": "train.txt"})[1][0]
+
+
+def test_prediction_needs_no_masks(tmp_path):
+    touch(tmp_path, "images/test/b.png", "images/test/a.png")
+    samples, faults = find(tmp_path, "test", masks=False)
+    assert faults == []
+    assert [(s.name, s.mask_path) for s in samples] == [("images/test/a.png", None), ("images/test/b.png", None)]
+    (tmp_path / "test.txt").write_text("images/test/a.png\n")
+    assert find(tmp_path, "test", split_files={"test": "test.txt"}, masks=False)[1] == []
+
+
+def test_images_to_predict_on(tmp_path):
+    touch(tmp_path, "x/a.png", "x/deep/b.png", "y/a.jpg", "z.png")
+    assert [s.name for s in find_images([tmp_path / "x", str(tmp_path / "z.png")])[0]] == [
+        "a.png",
+        "deep/b.png",
+        "z.png",
+    ]
+    assert find_images([tmp_path / "x", tmp_path / "y"])[1] == ["a.*: two of `images` have this name. Rename one."]
+    assert "must name existing images or folders" in find_images([Path("nowhere")])[1][0]
