@@ -134,7 +134,8 @@ def test_a_resume_trains_with_what_is_typed(run):
 def test_predict_takes_a_folder_of_any_sizes(home, run, tmp_path):
     for index, size in enumerate([(40, 30), (33, 65)]):
         Image.new("RGB", size, (index * 100, 50, 50)).save(tmp_path / f"photo{index}.jpg")
-    code, out, _ = run("predict", "--ckpt_path", "runs/tiny/000", "--data.images", str(tmp_path))
+    words = ["--data.images", str(tmp_path), "--data.size", "[16, 24]"]
+    code, out, _ = run("predict", "--ckpt_path", "runs/tiny/000", *words)
     assert code == 0
     assert "2 images" in out
     latest = home / "runs/tiny/latest"

@@ -181,7 +181,7 @@ def test_images_of_several_sizes(tree):
         assert len(data.val_dataloader()) == count
     data = module(tree, size=(16, 16))
     data.setup("predict")
-    assert next(iter(data.predict_dataloader()))["size"] == [(32, 48), (20, 30)]
+    assert [batch["size"] for batch in data.predict_dataloader()] == [[(32, 48)], [(20, 30)]]
 
 
 def test_an_image_in_two_splits_is_an_error(tree):

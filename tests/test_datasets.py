@@ -101,6 +101,19 @@ def sample(tmp_path, colours):
     return FileSample("images/a.png", tmp_path / "a.png", tmp_path / "m.png", "masks/m.png", (40, 60))
 
 
+def test_augmentation_sees_the_stored_resolution_and_its_result_is_resized(sample):
+    seen = []
+
+    def crop(image, mask, seed):
+        seen.append((image.shape, mask.shape, seed))
+        return image[:20, :30], mask[:20, :30]
+
+    item = SegmentationDataset([sample], Labels(2, 255), size=(10, 15), train=True, augment=crop)[0, 7]
+    assert seen == [((40, 60, 3), (40, 60), 7)]
+    assert item["image"].shape == (3, 10, 15)
+    assert item["mask"].shape == (10, 15)
+
+
 def test_masks_are_resized_in_training_only(sample):
     labels = Labels(2, 255)
     train = SegmentationDataset([sample], labels, size=(20, 30), train=True)[0]

@@ -32,8 +32,9 @@ class SegmentationDataModule(LabelledImages):
         palette: RGB colour per class for pictures; None: distinct colours that colour-blind people can tell apart.
         size: (H, W) to which images are resized for the net; None keeps them. Masks of val and test keep their own
             resolution, and scores are computed there.
-        augment: albumentations transforms for training, applied after `size`. Pixels they bring in from outside become
-            `ignore_index` in the mask, whatever their `fill_mask` says.
+        augment: albumentations transforms for training. They see the stored resolution, so that a crop loses no detail;
+            `size` comes after them. Pixels they bring in from outside become `ignore_index` in the mask, whatever
+            their `fill_mask` says.
         batch_size: Images per training batch.
         eval_batch_size: Images per batch in validation, test and prediction; None: `batch_size`.
         num_workers: Worker processes that read the data; None: one per core, at most 4.

@@ -157,8 +157,8 @@ class SegmentationDataset(Dataset[Batch]):
         samples: What to read.
         labels: The legal labels.
         size: (H, W) to which images are resized; None keeps them.
-        train: Resize masks with the image, and augment. Otherwise masks keep their own resolution.
-        augment: Called with image, mask and a seed when `train`.
+        train: Augment, and resize masks with the image. Otherwise masks keep their own resolution.
+        augment: Called with image, mask and a seed when `train`, before they are resized.
         with_masks: False for prediction: items then hold "size" and "path" instead of "mask".
     """
 
@@ -186,14 +186,16 @@ class SegmentationDataset(Dataset[Batch]):
         """Read one sample. The key is its index, or (index, seed of its random numbers)."""
         index, seed = key if isinstance(key, tuple) else (key, 0)
         sample = self.samples[index]
-        image = resize_image(sample.image(), self.size)
+        image = sample.image()
         if not self.with_masks:
+            image = resize_image(image, self.size)
             return {"image": _to_tensor(image), "name": sample.name, "size": sample.size, "path": sample.path}
         mask = sample.mask(self.labels)
         if self.train:
-            mask = resize_mask(mask, self.size)
             if self.augment is not None:
                 image, mask = self._augmented(self.augment, sample.name, image, mask, seed)
+            mask = resize_mask(mask, self.size)
+        image = resize_image(image, self.size)
         mask = np.ascontiguousarray(mask, dtype=self.labels.dtype)
         return {"image": _to_tensor(image), "mask": torch.from_numpy(mask), "name": sample.name}
 

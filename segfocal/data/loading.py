@@ -180,8 +180,8 @@ def make_loader(dataset: SegmentationDataset, batch_size: int, num_workers: int 
         # A last batch of one image would upset batch normalisation.
         drop_last = len(dataset) >= batch_size
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **common)
-    # Evaluated masks keep their own size, whatever the size of the images.
-    sizes = [sample.size if dataset.with_masks or dataset.size is None else (0, 0) for sample in dataset.samples]
+    # Stored sizes, even when the net sees one size: masks are compared, and predictions written, at the stored size.
+    sizes = [sample.size for sample in dataset.samples]
     indices: Sampler[int] = SequentialSampler(dataset)
     return DataLoader(dataset, batch_sampler=EqualSizeBatches(indices, batch_size, False, sizes), **common)
 
