@@ -123,14 +123,16 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
         _print_differences(checkpoint["hyper_parameters"], dict(task.hparams))
     data.setup("fit")
     run = _start_run(configuration, options, "fit", resumed)
-    keep = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", save_last=True)
-    trainer = configuration.build_trainer(run, [keep, LearningRateMonitor("step")])
+    best = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", enable_version_counter=False)
+    # Not tied to a score: what was trained is kept even if no validation ever takes place.
+    last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    trainer = configuration.build_trainer(run, [best, last, LearningRateMonitor("step")])
     trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
-    if keep.best_model_path:
-        best = Path(keep.best_model_path)
-        task.load_state_dict(load_checkpoint(best)["state_dict"])
+    kept = best.best_model_path or last.best_model_path
+    if kept:
+        task.load_state_dict(load_checkpoint(Path(kept))["state_dict"])
         trainer.validate(task, datamodule=data, verbose=False)
-        _report(task.scores["val"], configuration, run, "validate", best)
+        _report(task.scores["val"], configuration, run, "validate", Path(kept))
     print(f"run: {run}")
 
 

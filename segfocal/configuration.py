@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
@@ -132,17 +133,19 @@ class Configuration(LightningCLI):
     def build_trainer(self, run: Path, callbacks: Sequence[Callback], *, logged: bool = True) -> Trainer:
         """The configured trainer, with a CSV logger into `run` unless another is configured, and a progress bar.
 
-        `callbacks` are added, each unless one of its kind is configured.
+        The configured callbacks come first; another progress bar among them replaces the usual one.
         """
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
         arguments = parser.instantiate(Namespace(trainer=self.config.trainer)).trainer.as_dict()
         configured = arguments.pop("callbacks") or []
         configured = configured if isinstance(configured, list) else [configured]
-        if arguments["enable_progress_bar"] is not False:
-            callbacks = [*callbacks, Progress()]
-        kinds = tuple(type(callback) for callback in configured)
-        arguments["callbacks"] = [*configured, *(callback for callback in callbacks if not isinstance(callback, kinds))]
+        bars = [] if any(isinstance(callback, ProgressBar) for callback in configured) else [Progress()]
+        arguments["callbacks"] = [
+            *configured,
+            *callbacks,
+            *(bars if arguments["enable_progress_bar"] is not False else []),
+        ]
         if not logged:
             arguments["logger"] = False
         elif arguments["logger"] in (None, True):

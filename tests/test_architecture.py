@@ -11,8 +11,9 @@ PACKAGE = Path(segfocal.__file__).parent
 # File or folder -> what it may import of segfocal. cli and configuration may import everything.
 ALLOWED = {
     "kernels": {"segfocal.kernels"},
-    "functional": {"segfocal.kernels"},
-    "losses": {"segfocal.functional"},
+    "options": set(),
+    "functional": {"segfocal.kernels", "segfocal.options"},
+    "losses": {"segfocal.functional", "segfocal.options"},
     "evaluation": {"segfocal.evaluation"},
     "data": {"segfocal.data"},
     "models": set(),

@@ -131,6 +131,13 @@ def test_a_resume_trains_with_what_is_typed(run):
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["lr"] == 0.5
 
 
+def test_a_fit_without_validation_keeps_its_last_checkpoint(home, run):
+    words = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "5", "--name", "unscored"]
+    assert run("fit", "--config", "tiny.yaml", *words)[0] == 0
+    assert (home / "runs/unscored/000/checkpoints/last.ckpt").is_file()
+    assert json.loads((home / "runs/unscored/000/metrics.json").read_text())["checkpoint"].endswith("last.ckpt")
+
+
 def test_predict_takes_a_folder_of_any_sizes(home, run, tmp_path):
     for index, size in enumerate([(40, 30), (33, 65)]):
         Image.new("RGB", size, (index * 100, 50, 50)).save(tmp_path / f"photo{index}.jpg")

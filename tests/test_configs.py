@@ -14,6 +14,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 SHORT = {
     "trainer": {
         "max_epochs": 1,
+        "check_val_every_n_epoch": 1,
         "limit_train_batches": 1,
         "limit_val_batches": 1,
         "limit_test_batches": 1,
