@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segfocal.configuration import Configuration
@@ -109,41 +109,53 @@ def _run(command: str, options: list[str]) -> None:
 
 
 def _fit(configuration: "Configuration", options: list[str]) -> None:
-    from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-
-    from segfocal.runs import check_fit, find_checkpoint, load_checkpoint
+    from pytorch_lightning.callbacks import ModelCheckpoint
 
     config, task, data = configuration.config, configuration.model, configuration.datamodule
-    resumed = None
-    if config.ckpt_path is not None:
-        resumed = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "last")
-        checkpoint = load_checkpoint(resumed)
-        check_fit(checkpoint, resumed, task.net, task.class_names)
-        print(f"resumed: {resumed}, after epoch {checkpoint['epoch'] + 1}")
-        _print_differences(checkpoint["hyper_parameters"], dict(task.hparams))
+    resumed = None if config.ckpt_path is None else _resume(configuration)
     data.setup("fit")
     run = _start_run(configuration, options, "fit", resumed)
     best = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", enable_version_counter=False)
     # Not tied to a score: what was trained is kept even if no validation ever takes place.
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    trainer = configuration.build_trainer(run, [best, last, LearningRateMonitor("step")])
+    trainer = configuration.build_trainer(run, [] if config.trainer.enable_checkpointing is False else [best, last])
     trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     kept = best.best_model_path or last.best_model_path
     if kept:
-        task.load_state_dict(load_checkpoint(Path(kept))["state_dict"])
+        _load(configuration, Path(kept))
         trainer.validate(task, datamodule=data, verbose=False)
-        _report(task.scores["val"], configuration, run, "validate", Path(kept))
+        _report(configuration, run, "fit", "val", kept)
     print(f"run: {run}")
 
 
+def _resume(configuration: "Configuration") -> Path:
+    """The checkpoint to go on from; says how what is configured differs from what the checkpoint was trained with."""
+    from segfocal.configuration import ConfigError
+    from segfocal.runs import find_checkpoint, load_checkpoint
+
+    config = configuration.config
+    path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "last")
+    checkpoint = load_checkpoint(path)
+    _load(configuration, path)
+    done, planned = checkpoint["epoch"] + 1, config.trainer.max_epochs
+    if planned is not None and 0 <= planned <= done:
+        raise ConfigError(f"{path} has {done} epochs behind it, trainer.max_epochs is {planned}. Raise it to go on.")
+    print(f"resumed: {path}, after epoch {done}")
+    saved, configured = checkpoint["hyper_parameters"], configuration.model.hparams
+    for name in sorted(saved.keys() & configured.keys()):
+        if saved[name] != configured[name]:
+            print(f"model.{name}: {configured[name]} as configured now, {saved[name]} in the checkpoint")
+    return path
+
+
 def _evaluate(configuration: "Configuration", options: list[str], command: str) -> None:
-    task, data = configuration.model, configuration.datamodule
     checkpoint = _restore(configuration)
-    data.setup(command)
+    configuration.datamodule.setup(command)
     run = _start_run(configuration, options, command, checkpoint)
     trainer = configuration.build_trainer(run, [], logged=False)
-    (trainer.validate if command == "validate" else trainer.test)(task, datamodule=data, verbose=False)
-    _report(task.scores["val" if command == "validate" else "test"], configuration, run, command, checkpoint)
+    score, split = (trainer.test, "test") if command == "test" else (trainer.validate, "val")
+    score(configuration.model, datamodule=configuration.datamodule, verbose=False)
+    _report(configuration, run, command, split, str(checkpoint))
     print(f"run: {run}")
 
 
@@ -161,16 +173,22 @@ def _predict(configuration: "Configuration", options: list[str]) -> None:
 
 
 def _restore(configuration: "Configuration") -> Path:
-    """Load the weights that --ckpt_path means into the task, and return the checkpoint's path."""
-    from segfocal.runs import check_fit, find_checkpoint, load_checkpoint
+    """Load the weights that --ckpt_path means, and return the checkpoint's path."""
+    from segfocal.runs import find_checkpoint
 
-    config, task = configuration.config, configuration.model
+    config = configuration.config
     path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "best")
-    checkpoint = load_checkpoint(path)
-    check_fit(checkpoint, path, task.net, task.class_names)
-    task.load_state_dict(checkpoint["state_dict"])
+    _load(configuration, path)
     print(f"checkpoint: {path}")
     return path
+
+
+def _load(configuration: "Configuration", path: Path) -> None:
+    """Load a checkpoint's weights into the net."""
+    from segfocal.runs import load_checkpoint, net_state
+
+    task = configuration.model
+    task.net.load_state_dict(net_state(load_checkpoint(path), path, task.net, task.class_names))
 
 
 def _with_config_of_run(command: str, options: list[str]) -> list[str]:
@@ -202,25 +220,18 @@ def _start_run(configuration: "Configuration", options: list[str], command: str,
     return run
 
 
-def _report(scores: Any, configuration: "Configuration", run: Path, command: str, checkpoint: Path) -> None:  # noqa: ANN401
+def _report(configuration: "Configuration", run: Path, command: str, split: str, checkpoint: str) -> None:
     from rich.console import Console
 
     from segfocal import __version__
     from segfocal.evaluation.report import table, write
 
-    split = "test" if command == "test" else "val"
+    scores = configuration.model.scores[split]
     console = Console()
     console.print()
     console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}"))
-    about = {"segfocal": __version__, "command": command, "split": split, "checkpoint": str(checkpoint)}
-    write(scores, run, about)
+    write(scores, run, {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint})
     print(f"scores: {run / 'metrics.json'}, {run / 'per_class.csv'}")
-
-
-def _print_differences(saved: dict[str, Any], typed: dict[str, Any]) -> None:
-    for name in sorted(saved.keys() & typed.keys()):
-        if saved[name] != typed[name]:
-            print(f"model.{name}: {typed[name]} as configured now, {saved[name]} in the checkpoint")
 
 
 def _quiet() -> None:
@@ -241,13 +252,15 @@ def _quiet() -> None:
 
 def _complaint(error: BaseException) -> tuple[int | None, str]:
     """Exit code and message for an error that is the user's to mend; no code for one that is ours."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
     from segfocal.configuration import ConfigError
     from segfocal.data import DataError
     from segfocal.runs import CheckpointError
 
     message = str(error)
     match error:
-        case ConfigError():
+        case ConfigError() | MisconfigurationException():
             return 2, message
         case DataError():
             return 3, message

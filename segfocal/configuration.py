@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
@@ -140,16 +140,16 @@ class Configuration(LightningCLI):
         arguments = parser.instantiate(Namespace(trainer=self.config.trainer)).trainer.as_dict()
         configured = arguments.pop("callbacks") or []
         configured = configured if isinstance(configured, list) else [configured]
-        bars = [] if any(isinstance(callback, ProgressBar) for callback in configured) else [Progress()]
-        arguments["callbacks"] = [
-            *configured,
-            *callbacks,
-            *(bars if arguments["enable_progress_bar"] is not False else []),
-        ]
+        added = list(callbacks)
         if not logged:
             arguments["logger"] = False
         elif arguments["logger"] in (None, True):
             arguments["logger"] = CSVLogger(run, name="", version="")
+        if arguments["logger"] is not False:
+            added.append(LearningRateMonitor("step"))
+        if arguments["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
+            added.append(Progress())
+        arguments["callbacks"] = [*configured, *added]
         arguments["default_root_dir"] = arguments["default_root_dir"] or run
         arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
         return Trainer(**arguments)

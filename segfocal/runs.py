@@ -104,8 +104,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_fit(checkpoint: dict[str, Any], path: Path, net: nn.Module, class_names: list[str]) -> None:
-    """Compare a checkpoint with the configured classes and net.
+def net_state(checkpoint: dict[str, Any], path: Path, net: nn.Module, class_names: list[str]) -> dict[str, Any]:
+    """The net's weights in a checkpoint, which fit `net` and the classes.
 
     Raises:
         CheckpointError: Other classes, or weights of other names or shapes.
@@ -116,20 +116,21 @@ def check_fit(checkpoint: dict[str, Any], path: Path, net: nn.Module, class_name
             f"{path} was trained on {len(trained)} classes ({_some(trained)}), the configuration has "
             f"{len(class_names)} ({_some(class_names)}). Use the data and classes that it was trained with."
         )
-    saved = {
-        key.removeprefix("net."): tuple(value.shape)
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("net.")
-    }
-    wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    other = [key for key in wanted.keys() & saved.keys() if wanted[key] != saved[key]]
-    missing, extra = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
-    if other or missing or extra:
-        shapes = [f"{key} is {saved[key]} there and {wanted[key]} here" for key in sorted(other)]
-        faults = shapes + [f"{key} only here" for key in missing] + [f"{key} only there" for key in extra]
+    named = checkpoint["state_dict"].items()
+    saved = {key.removeprefix("net."): value for key, value in named if key.startswith("net.")}
+    wanted = net.state_dict()
+    faults = [
+        f"{key} is {tuple(saved[key].shape)} there and {tuple(wanted[key].shape)} here"
+        for key in sorted(wanted.keys() & saved.keys())
+        if wanted[key].shape != saved[key].shape
+    ]
+    faults += [f"{key} only here" for key in sorted(wanted.keys() - saved.keys())]
+    faults += [f"{key} only there" for key in sorted(saved.keys() - wanted.keys())]
+    if faults:
         raise CheckpointError(
             f"{path} does not fit the configured net: {_some(faults)}. Use the config.yaml of the checkpoint's run."
         )
+    return saved
 
 
 def _numbered(home: Path) -> Iterator[tuple[int, Path]]:

@@ -68,7 +68,7 @@ def test_a_fit_leaves_config_checkpoints_and_scores(home):
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["lr"] == 0.01
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics["per_class"]) == list(CLASSES)
-    assert metrics["split"] == "val"
+    assert (metrics["command"], metrics["split"]) == ("fit", "val")
 
 
 def test_a_checkpoint_holds_plain_data_only(home):
@@ -138,6 +138,18 @@ def test_a_fit_without_validation_keeps_its_last_checkpoint(home, run):
     assert json.loads((home / "runs/unscored/000/metrics.json").read_text())["checkpoint"].endswith("last.ckpt")
 
 
+def test_a_resume_with_nothing_left_to_train_says_so(run):
+    fails(run("fit", "--ckpt_path", "runs/tiny/000"), 2, "2 epochs behind it", "trainer.max_epochs is 2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--trainer.logger", "false"], ["--trainer.fast_dev_run", "true"], ["--trainer.enable_checkpointing", "false"]],
+)
+def test_parts_of_the_trainer_can_be_switched_off(run, words):
+    assert run("fit", "--config", "tiny.yaml", "--trainer.max_epochs", "1", *words)[0] == 0
+
+
 def test_predict_takes_a_folder_of_any_sizes(home, run, tmp_path):
     for index, size in enumerate([(40, 30), (33, 65)]):
         Image.new("RGB", size, (index * 100, 50, 50)).save(tmp_path / f"photo{index}.jpg")
@@ -205,6 +217,7 @@ BASE = ("fit", "--config", "tiny.yaml")
         ((*BASE, "--model.loss", "segfocal.FocalDyceLoss"), ["segfocal.FocalDyceLoss", "cannot be imported"]),
         ((*BASE, "--data.classes", "[a, b]"), ["classes"]),
         ((*BASE, "--name", "a/b"), ["`name`", "'a/b'"]),
+        ((*BASE, "--trainer.accelerator", "tpu"), ["tpu"]),
         (("fit",), ["data is missing"]),
         (("fit", "--config", "nowhere.yaml"), ["nowhere.yaml"]),
         (("test", "--config", "tiny.yaml", "--model.lr"), ["model.lr"]),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segfocal.runs import CheckpointError, check_fit, find_checkpoint, load_checkpoint, new_run, run_of
+from segfocal.runs import CheckpointError, find_checkpoint, load_checkpoint, net_state, new_run, run_of
 
 
 def fake_run(runs, command="fit", kinds=("best", "last")):
@@ -120,10 +120,11 @@ def test_a_file_of_another_tool_is_named(tmp_path):
 
 def test_other_classes_or_weights_are_told_apart(tmp_path):
     path, net, names = tmp_path / "x.ckpt", nn.Conv2d(3, 2, 1), ["a", "b"]
-    check_fit(checkpoint_of(net, names), path, net, names)
+    checkpoint = checkpoint_of(net, names)
+    assert net_state(checkpoint, path, net, names).keys() == net.state_dict().keys()
     with pytest.raises(CheckpointError, match=r"trained on 2 classes \(a, b\), the configuration has 3 \(a, b, c\)"):
-        check_fit(checkpoint_of(net, names), path, net, ["a", "b", "c"])
+        net_state(checkpoint, path, net, ["a", "b", "c"])
     with pytest.raises(CheckpointError, match=r"weight is \(2, 3, 1, 1\) there and \(5, 3, 1, 1\) here"):
-        check_fit(checkpoint_of(net, names), path, nn.Conv2d(3, 5, 1), names)
+        net_state(checkpoint, path, nn.Conv2d(3, 5, 1), names)
     with pytest.raises(CheckpointError, match=r"0\.bias only here.*bias only there"):
-        check_fit(checkpoint_of(net, names), path, nn.Sequential(net), names)
+        net_state(checkpoint, path, nn.Sequential(net), names)

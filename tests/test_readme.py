@@ -1,0 +1,67 @@
+"""What the README says runs, as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segfocal.cli import main
+from segfocal.data.shapes import write_tree
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_loop_trains_and_the_loss_falls(capsys):
+    source = next(block for block in blocks("python") if "smp.Unet" in block)
+    names = {}
+    exec(source, names)
+    assert names["losses"][-1] < 0.9 * names["losses"][0]
+    assert "->" in capsys.readouterr().out
+
+
+def test_the_evaluation_prints_a_table(capsys):
+    source = next(block for block in blocks("python") if "MulticlassConfusionMatrix" in block)
+    exec(source, {})
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("road", "pole", "mean", "mIoU"))
+
+
+def test_every_python_block_is_covered():
+    assert len(blocks("python")) == 2
+
+
+def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch):
+    commands = [line.split() for block in blocks("bash") for line in block.splitlines() if line.startswith("segfocal")]
+    assert [command[1] for command in commands] == ["fit", "test", "predict"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for command in commands:
+        assert main([*command[1:], *SHORT]) == 0
+
+
+def test_the_yaml_trains_on_the_folder_layout_it_describes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "my_data", n_train=8, n_val=2, n_test=2)
+    (text,) = blocks("yaml")
+    yaml.safe_load(text)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["fit", "--config", "mine.yaml", "--data.num_workers=0", "--trainer.precision=32-true", *SHORT]) == 0
+    assert (tmp_path / "runs/mine/000/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(target):
+    assert target.startswith("https://") or (ROOT / target).exists()
+
+
+def test_the_two_set_up_commands_are_there():
+    for script in ("quickstart", "test"):
+        assert f"scripts/{script}" in README
+        assert (ROOT / "scripts" / script).stat().st_mode & 0o111
