@@ -130,7 +130,7 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
 
 def _resume(configuration: "Configuration") -> Path:
     """The checkpoint to go on from; says how what is configured differs from what the checkpoint was trained with."""
-    from segfocal.configuration import ConfigError
+    from segfocal.mistakes import ConfigError
     from segfocal.runs import find_checkpoint, load_checkpoint
 
     config = configuration.config
@@ -254,8 +254,8 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
     """Exit code and message for an error that is the user's to mend; no code for one that is ours."""
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from segfocal.configuration import ConfigError
     from segfocal.data import DataError
+    from segfocal.mistakes import ConfigError
     from segfocal.runs import CheckpointError
 
     message = str(error)

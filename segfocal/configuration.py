@@ -4,19 +4,18 @@ import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Sequence
-from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segfocal.data import DataError, SegmentationDataModule, ShapesDataModule
+from segfocal.mistakes import ConfigError, check_yaml, explain, import_path
 from segfocal.progress import Progress
 from segfocal.task import SegmentationTask
 
@@ -28,10 +27,6 @@ TEMPLATE = [
     "--model.net=segfocal.smp_net",
     "--model.loss=segfocal.FocalDiceLoss",
 ]
-
-
-class ConfigError(Exception):
-    """A mistake in a YAML file or on the command line: the message says which, the rule, and the remedy."""
 
 
 class Configuration(LightningCLI):
@@ -99,7 +94,7 @@ class Configuration(LightningCLI):
         assert isinstance(args, list)
         files = config_files(args)
         for path in files:
-            _check_yaml(path)
+            check_yaml(path)
         self.config = parser.parse_args(args)
         if self.config.name is None:
             self.config.name = Path(files[-1]).stem if files else "default"
@@ -134,6 +129,9 @@ class Configuration(LightningCLI):
         """The configured trainer, with a CSV logger into `run` unless another is configured, and a progress bar.
 
         The configured callbacks come first; another progress bar among them replaces the usual one.
+
+        Raises:
+            ConfigError: An option that the trainer refuses, such as a GPU where there is none.
         """
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
@@ -152,7 +150,10 @@ class Configuration(LightningCLI):
         arguments["callbacks"] = [*configured, *added]
         arguments["default_root_dir"] = arguments["default_root_dir"] or run
         arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
-        return Trainer(**arguments)
+        try:
+            return Trainer(**arguments)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: {error}") from error
 
     def yaml(self, *, comments: bool = False) -> str:
         """The whole configuration, to run the same again; the checkpoint it started from is left out."""
@@ -185,42 +186,13 @@ def config_files(options: Sequence[str]) -> list[str]:
 _CONFIG = re.compile(r"(-c|--config)$|--config=")
 
 
-def _check_yaml(path: str) -> None:
-    """Refuse what YAML's reader lets through or reports without the file's name."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}.") from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if root is not None and not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path} holds no `key: value` lines. See --print_config for what may stand there.")
-    nodes = [root] if root is not None else []
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, yaml.SequenceNode):
-            nodes.extend(node.value)
-        if isinstance(node, yaml.MappingNode):
-            nodes.extend(value for _, value in node.value)
-            seen: dict[str, int] = {}
-            for key, _ in node.value:
-                line = key.start_mark.line + 1
-                if key.value in seen:
-                    raise ConfigError(
-                        f"{path}, line {line}: {key.value!r} stands in line {seen[key.value]} too. Keep one."
-                    )
-                seen[key.value] = line
-
-
 def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:
     """Give `net` or `loss` what is written once elsewhere; refuse a second, different value."""
     component = model[part]
     if "init_args" not in component:
         component["init_args"] = Namespace()
     arguments = component["init_args"]
-    parameters = inspect.signature(_import(component.class_path)).parameters
+    parameters = inspect.signature(import_path(component.class_path)).parameters
     for name, value in values.items():
         if name not in parameters:
             continue
@@ -231,62 +203,3 @@ def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:
                 "It is written once: leave it out here."
             )
         arguments[name] = value
-
-
-def _import(path: str) -> Any:  # noqa: ANN401
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-def explain(message: str, parser: LightningArgumentParser) -> str:
-    """Cut a message of the parser down to what is wrong, where, and what may have been meant."""
-    where = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
-    paths = re.findall(r"class_path '([^']+)'", message)
-    if match := re.search(r"unrecognized arguments: (.*)", message):
-        return _unknown(match[1].split()[0].lstrip("-").split("=")[0], _keys(parser))
-    if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
-        return _unknown(f"{match[1]}.{match[2]}", _keys(parser))
-    if match := re.search(r"Option '([^']+)' is not accepted", message):
-        if not paths:
-            return _unknown(match[1], _keys(parser))
-        return _unknown(f"{where}.{match[1]}", [f"{where}.{name}" for name in _parameters(paths[-1])], paths[-1])
-    if match := re.search(r"the following arguments are required: (.*)", message):
-        names = [f"{where}.{name}" if where else name for name in match[1].split(", ")]
-        return f"{' and '.join(names)} is missing. Set it in the YAML file or as --{names[0]} VALUE."
-    if match := re.search(r"(No module named .*|module '.*' has no attribute '[^']+')", message):
-        return f"{where}: {paths[-1]!r} cannot be imported: {match[1].rstrip('.')}. Give the full path of a class."
-    rules = dict.fromkeys(_plain(line) for line in _LINE.findall(message))
-    given = re.findall(r"(?:Given|Got) value: (.*)", message)
-    got = f", got {given[-1]!r}" if given else ""
-    if rules and not any(" got " in rule for rule in rules):
-        return f"{where}: expected {' or '.join(rules)}{got}."
-    kept = [
-        line.strip(" -") for line in message.splitlines() if line.strip(" -") and not _NOISE.match(line.strip(" -"))
-    ]
-    return "\n  ".join(([f"{where}:"] if where else []) + kept)
-
-
-_LINE = re.compile(r"^[ -]*Expected an? ((?!<class 'NoneType'>|path but).+?)(?:\. Got value: .*)?$", re.MULTILINE)
-_NOISE = re.compile(
-    r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Parser key|Expected a path but"
-)
-
-
-def _plain(rule: str) -> str:
-    rule = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", rule)
-    return re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", rule)
-
-
-def _unknown(key: str, known: list[str], owner: str | None = None) -> str:
-    close = get_close_matches(key, known, n=1, cutoff=0.6)
-    siblings = sorted(name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0])
-    hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(siblings)}." if siblings else ""
-    return f"no option {key!r}{f' in {owner}' if owner else ''}.{hint}"
-
-
-def _keys(parser: LightningArgumentParser) -> list[str]:
-    return [action.dest for action in parser._actions if "help" not in action.dest]
-
-
-def _parameters(class_path: str) -> list[str]:
-    return list(inspect.signature(_import(class_path)).parameters)

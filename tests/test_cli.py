@@ -144,9 +144,14 @@ def test_a_resume_with_nothing_left_to_train_says_so(run):
 
 @pytest.mark.parametrize(
     "words",
-    [["--trainer.logger", "false"], ["--trainer.fast_dev_run", "true"], ["--trainer.enable_checkpointing", "false"]],
+    [
+        ["--trainer.precision", "bf16-mixed"],
+        ["--trainer.logger", "false"],
+        ["--trainer.fast_dev_run", "true"],
+        ["--trainer.enable_checkpointing", "false"],
+    ],
 )
-def test_parts_of_the_trainer_can_be_switched_off(run, words):
+def test_options_of_the_trainer_work(run, words):
     assert run("fit", "--config", "tiny.yaml", "--trainer.max_epochs", "1", *words)[0] == 0
 
 
@@ -217,7 +222,8 @@ BASE = ("fit", "--config", "tiny.yaml")
         ((*BASE, "--model.loss", "segfocal.FocalDyceLoss"), ["segfocal.FocalDyceLoss", "cannot be imported"]),
         ((*BASE, "--data.classes", "[a, b]"), ["classes"]),
         ((*BASE, "--name", "a/b"), ["`name`", "'a/b'"]),
-        ((*BASE, "--trainer.accelerator", "tpu"), ["tpu"]),
+        ((*BASE, "--trainer.accelerator", "tpu"), ["trainer: "]),
+        ((*BASE, "--trainer.strategy", "nonsense"), ["trainer: ", "nonsense"]),
         (("fit",), ["data is missing"]),
         (("fit", "--config", "nowhere.yaml"), ["nowhere.yaml"]),
         (("test", "--config", "tiny.yaml", "--model.lr"), ["model.lr"]),

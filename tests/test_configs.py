@@ -20,6 +20,7 @@ SHORT = {
         "limit_test_batches": 1,
         "limit_predict_batches": 1,
         "accelerator": "cpu",
+        "precision": "32-true",  # bf16 is slow on a CPU without it; test_cli.py and test_task.py use it on small nets
         "enable_progress_bar": False,
     }
 }
@@ -31,9 +32,9 @@ def write_camvid(root, labels=12):
     for split in ("train", "val", "test"):
         for folder in (split, f"{split}annot"):
             (root / folder).mkdir(parents=True)
-        for index in range(8):
-            mask = np.arange(labels, dtype=np.uint8).repeat(8)[None].repeat(72, 0)
-            Image.fromarray(rng.integers(0, 256, (72, 96, 3), dtype=np.uint8)).save(root / split / f"{index}.jpg")
+        for index in range(4):
+            mask = np.arange(labels, dtype=np.uint8).repeat(32)[None].repeat(288, 0)
+            Image.fromarray(rng.integers(0, 256, (288, 384, 3), dtype=np.uint8)).save(root / split / f"{index}.jpg")
             Image.fromarray(mask).save(root / f"{split}annot" / f"{index}.png")
 
 
@@ -44,7 +45,7 @@ def test_config_runs(path, tmp_path, monkeypatch):
     shared = ["--config", str(path), "--config", "short.yaml", "--name", "short"]
     if "camvid" in path.stem:
         write_camvid(tmp_path / "camvid")
-        shared += ["--data.num_workers", "0", "--data.batch_size", "2"]
+        shared += ["--data.num_workers", "0", "--data.batch_size", "2", "--data.eval_batch_size", "2"]
     else:
         shared += ["--data.n_train", "8", "--data.n_val", "4", "--data.n_test", "4"]
     assert main(["fit", *shared]) == 0

@@ -5,7 +5,8 @@ import yaml
 from pytorch_lightning import LightningDataModule
 
 import segfocal
-from segfocal.configuration import ConfigError, Configuration, config_files, explain, template
+from segfocal.configuration import Configuration, config_files, template
+from segfocal.mistakes import ConfigError
 
 SHAPES = ["--data=segfocal.ShapesDataModule", "--data.n_train=2", "--data.n_val=1", "--data.n_test=1"]
 LOSS = ["--model.loss=segfocal.FocalDiceLoss"]
@@ -94,19 +95,3 @@ def test_the_template_has_the_defaults_of_the_classes():
     config = yaml.safe_load(template([]))
     assert config["model"]["loss"]["init_args"]["gamma"] == segfocal.FocalDiceLoss().gamma
     assert config["model"]["lr"] == 1e-3
-
-
-@pytest.mark.parametrize(
-    ("message", "told"),
-    [
-        ("unrecognized arguments: --nonsense 3", "no option 'nonsense'. There are:"),
-        ("Group 'model' does not accept option 'lrr'", "no option 'model.lrr'. Did you mean 'model.lr'?"),
-        ("Parser key \"model.lr\":\n  Expected a <class 'float'>. Got value: x", "model.lr: expected float, got 'x'."),
-        ("something nobody foresaw", "something nobody foresaw"),
-    ],
-)
-def test_a_message_of_the_parser_is_cut_down(message, told):
-    parser = Configuration(
-        "fit", ["--data=segfocal.ShapesDataModule", *LOSS, *CONV, "--model.net.out_channels=6"]
-    ).parser
-    assert explain(message, parser).startswith(told)

@@ -13,7 +13,7 @@ from rich.text import Text
 from segfocal.evaluation.scores import Scores, mean_of_present
 
 COLUMNS = ("iou", "dice", "precision", "recall", "share")
-_BAR = 10  # cells of the bar beside the IoU
+_BAR = 8  # cells of the bar beside the IoU
 _WORST = 3  # classes printed in red, at most one in three
 
 
