@@ -252,7 +252,7 @@ def _quiet() -> None:
 
 def _complaint(error: BaseException) -> tuple[int | None, str]:
     """Exit code and message for an error that is the user's to mend; no code for one that is ours."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from segfocal.data import DataError
     from segfocal.mistakes import ConfigError
