@@ -252,13 +252,15 @@ def _quiet() -> None:
 
 def _complaint(error: BaseException) -> tuple[int | None, str]:
     """Exit code and message for an error that is the user's to mend; no code for one that is ours."""
+    message = str(error)
+    if "torchvision::" in message:  # before the imports below, which fail in the same way
+        return 2, f"torch and torchvision do not fit together ({message}). Install both from the same place, at once."
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from segfocal.data import DataError
     from segfocal.mistakes import ConfigError
     from segfocal.runs import CheckpointError
 
-    message = str(error)
     match error:
         case ConfigError() | MisconfigurationException():
             return 2, message

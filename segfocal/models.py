@@ -78,6 +78,11 @@ def smp_net(
         net: nn.Module = builder(encoder_name, **arguments, **(options or {}))
     except (TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"smp.{architecture} refuses {encoder_name!r}, options={options}: {error}.") from error
+    except OSError as error:  # no network, and nothing in the cache
+        raise ValueError(
+            f"Expected `encoder_weights` {encoder_weights!r} of {encoder_name!r} to be at hand or to be had, got: "
+            f"{error} Connect to the network once, or set encoder_weights to null to train from scratch."
+        ) from error
     return net
 
 

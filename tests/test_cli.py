@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,25 @@ def test_help_answers_without_heavy_imports():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "segfocal predict" in out
     assert "torch" not in out.splitlines()[-1].split()
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_named(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    words = [
+        sys.executable,
+        "-m",
+        "segfocal",
+        "fit",
+        "--data",
+        "segfocal.ShapesDataModule",
+        "--model.net",
+        "segfocal.smp_net",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    fails((result.returncode, "", result.stderr), 2, "torch and torchvision do not fit together", "same place")
 
 
 def test_python_dash_m_is_the_same_command():

@@ -12,6 +12,17 @@ def test_an_architecture_with_options_and_a_timm_encoder():
     assert net.eval()(torch.zeros(1, 5, 64, 32)).shape == (1, 4, 64, 32)
 
 
+def test_weights_that_cannot_be_had_are_named(monkeypatch):
+    import segmentation_models_pytorch as smp
+
+    def offline(*_, **__):
+        raise FileNotFoundError("no connection.")
+
+    monkeypatch.setattr(smp, "Unet", offline)
+    with pytest.raises(ValueError, match=r"`encoder_weights` 'imagenet' of 'resnet18'.*no connection.*null"):
+        smp_net("Unet", "resnet18", "imagenet", num_classes=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
