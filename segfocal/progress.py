@@ -42,6 +42,6 @@ class Progress(RichProgressBar):
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The numbers beside the bar, without the run's version."""
+        """The loss beside the bar, and nothing that the line per epoch says; one line, or the terminal jumps."""
         metrics = super().get_metrics(trainer, pl_module)
-        return {key: value for key, value in metrics.items() if key != "v_num"}
+        return {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}
