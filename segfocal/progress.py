@@ -18,11 +18,17 @@ class Progress(RichProgressBar):
         super().__init__()
         self._start = 0.0
         self._best = -math.inf
+        self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         super().on_train_start(trainer, pl_module)
         self._start = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that this epoch has scores of its own."""
+        super().on_validation_end(trainer, pl_module)
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's losses and mIoU, a star where it is the best so far, and the time since the start."""
@@ -30,8 +36,10 @@ class Progress(RichProgressBar):
         if not trainer.is_global_zero:
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        shown = [f"{key} {metrics[key]:.3f}" for key in ("train/loss", "val/loss", "val/miou") if key in metrics]
-        miou = metrics.get("val/miou", -math.inf)
+        keys = ("train/loss", "val/loss", "val/miou") if self._validated else ("train/loss",)
+        shown = [f"{key} {metrics[key]:.3f}" for key in keys if key in metrics]
+        miou = metrics.get("val/miou", -math.inf) if self._validated else -math.inf
+        self._validated = False
         star = " *" if miou > self._best else ""
         self._best = max(self._best, miou)
         seconds = int(time.monotonic() - self._start)
