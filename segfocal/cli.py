@@ -3,11 +3,16 @@
 Heavy imports are inside the functions, so that `segfocal --help` answers at once.
 """
 
+import contextlib
 import errno
+import io
+import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,11 +79,17 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(COMMANDS)}."
         print(f"segfocal: no command {command!r}.{hint}", file=sys.stderr)
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows question marks
     try:
         _run(command, options)
+    except BrokenPipeError:  # `segfocal fit --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         code, message = _complaint(error)
-        if code is None:
+        if code is None or os.environ.get("SEGFOCAL_TRACEBACK"):
             raise
         print(f"segfocal {command}: {message}", file=sys.stderr)
         return code
@@ -86,9 +97,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: list[str]) -> None:
-    from segfocal.configuration import Configuration, template
-
+    with _interruptible():
+        from segfocal.configuration import Configuration, template
     _quiet()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # so that a class_path may name a file of the current folder
 
     if {"-h", "--help"} & set(options):
         words = [word for word in options if word not in ("-h", "--help")]
@@ -108,44 +121,64 @@ def _run(command: str, options: list[str]) -> None:
         _evaluate(configuration, options, command)
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """While the libraries are imported, an interrupt ends the process: raised in their midst it turns into nonsense."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def _fit(configuration: "Configuration", options: list[str]) -> None:
     from pytorch_lightning.callbacks import ModelCheckpoint
 
+    from segfocal.mistakes import ConfigError
+
     config, task, data = configuration.config, configuration.model, configuration.datamodule
-    resumed = None if config.ckpt_path is None else _resume(configuration)
+    resumed, started = (None, 0) if config.ckpt_path is None else _resume(configuration)
     data.setup("fit")
     run = _start_run(configuration, options, "fit", resumed)
     best = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", enable_version_counter=False)
     # Not tied to a score: what was trained is kept even if no validation ever takes place.
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer = configuration.build_trainer(run, [] if config.trainer.enable_checkpointing is False else [best, last])
-    trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
-    kept = best.best_model_path or last.best_model_path
-    if kept:
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        finished = Path(last.best_model_path).is_file()
+        print(f"run: {run}; " + (f"--ckpt_path {run} goes on from it" if finished else "no epoch was finished"))
+        raise
+    if trainer.global_step == started:
+        raise ConfigError(f"Nothing was trained. Look at trainer.max_epochs, max_steps and limit_train_batches; {run}.")
+    if kept := best.best_model_path or last.best_model_path:
         _load(configuration, Path(kept))
+        task.scores.clear()
         trainer.validate(task, datamodule=data, verbose=False)
         _report(configuration, run, "fit", "val", kept)
     print(f"run: {run}")
 
 
-def _resume(configuration: "Configuration") -> Path:
-    """The checkpoint to go on from; says how what is configured differs from what the checkpoint was trained with."""
+def _resume(configuration: "Configuration") -> tuple[Path, int]:
+    """The checkpoint to go on from, and its step."""
     from segfocal.mistakes import ConfigError
-    from segfocal.runs import find_checkpoint, load_checkpoint
+    from segfocal.runs import CheckpointError, find_checkpoint, load_checkpoint
 
     config = configuration.config
     path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "last")
     checkpoint = load_checkpoint(path)
+    if not {"epoch", "global_step", "optimizer_states", "loops"} <= checkpoint.keys():
+        raise CheckpointError(f"{path} holds weights only, no state of training. Resume from a last.ckpt or best.ckpt.")
     _load(configuration, path)
     done, planned = checkpoint["epoch"] + 1, config.trainer.max_epochs
     if planned is not None and 0 <= planned <= done:
         raise ConfigError(f"{path} has {done} epochs behind it, trainer.max_epochs is {planned}. Raise it to go on.")
     print(f"resumed: {path}, after epoch {done}")
-    saved, configured = checkpoint["hyper_parameters"], configuration.model.hparams
-    for name in sorted(saved.keys() & configured.keys()):
-        if saved[name] != configured[name]:
-            print(f"model.{name}: {configured[name]} as configured now, {saved[name]} in the checkpoint")
-    return path
+    return path, int(checkpoint["global_step"])
 
 
 def _evaluate(configuration: "Configuration", options: list[str], command: str) -> None:
@@ -184,11 +217,15 @@ def _restore(configuration: "Configuration") -> Path:
 
 
 def _load(configuration: "Configuration", path: Path) -> None:
-    """Load a checkpoint's weights into the net."""
+    """Load a checkpoint's weights into the net, and say which options it was trained with that are others now."""
     from segfocal.runs import load_checkpoint, net_state
 
-    task = configuration.model
-    task.net.load_state_dict(net_state(load_checkpoint(path), path, task.net, task.class_names))
+    task, checkpoint = configuration.model, load_checkpoint(path)
+    task.net.load_state_dict(net_state(checkpoint, path, task.net, task.class_names))
+    saved = checkpoint["hyper_parameters"]
+    for name in sorted(saved.keys() & task.hparams.keys()):
+        if saved[name] != task.hparams[name]:
+            print(f"model.{name}: {task.hparams[name]} as configured now, {saved[name]} in the checkpoint")
 
 
 def _with_config_of_run(command: str, options: list[str]) -> list[str]:
@@ -226,10 +263,13 @@ def _report(configuration: "Configuration", run: Path, command: str, split: str,
     from segfocal import __version__
     from segfocal.evaluation.report import table, write
 
-    scores = configuration.model.scores[split]
+    scores = configuration.model.scores.get(split)
+    if scores is None:
+        print(f"{split} was not scored: no batch of it was asked for (trainer.limit_{split}_batches).")
+        return
     console = Console()
     console.print()
-    console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}"))
+    console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}", bars=console.width >= 78))
     write(scores, run, {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint})
     print(f"scores: {run / 'metrics.json'}, {run / 'per_class.csv'}")
 
@@ -269,22 +309,22 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
         case CheckpointError():
             return 4, message
         case KeyboardInterrupt() | SystemExit(__context__=KeyboardInterrupt()):  # Lightning exits on an interrupt
-            return 130, "interrupted; --ckpt_path last goes on from the last checkpoint."
-        case OSError() if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            return 130, "interrupted."
+        case OSError() if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT):
             return 6, f"{message}. Free some space, or write elsewhere with --runs FOLDER."
     if isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message:
         return (
             6,
             f"{message.splitlines()[0]} Lower data.batch_size or data.size, or raise trainer.accumulate_grad_batches.",
         )
-    if isinstance(error, ValueError) and _raised_here(error):
+    if isinstance(error, ValueError | RuntimeError) and _raised_in(error, "segfocal", "pytorch_lightning"):
         return 2, message
     return None, message
 
 
-def _raised_here(error: BaseException) -> bool:
-    """Whether one of segfocal's own checks raised the error: its message then says what to do."""
+def _raised_in(error: BaseException, *packages: str) -> bool:
+    """Whether a check of one of these packages itself raised the error: its message then says what to do."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("segfocal.")
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in packages

@@ -66,7 +66,8 @@ class Configuration(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
-        except (ArgumentError, ValueError, TypeError) as error:
+        # Whatever the parser, a constructor or a download of weights raises comes of what was configured.
+        except (ArgumentError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError) as error:
             cause: BaseException | None = error
             while cause is not None:  # the parser wraps what the data module raises
                 if isinstance(cause, DataError):
@@ -96,6 +97,9 @@ class Configuration(LightningCLI):
         for path in files:
             check_yaml(path)
         self.config = parser.parse_args(args)
+        self.config.runs = str(Path(self.config.runs).expanduser())
+        if not isinstance(self.config.trainer, Namespace):
+            raise ConfigError("trainer is empty. Give it options, or leave the key out.")
         if self.config.name is None:
             self.config.name = Path(files[-1]).stem if files else "default"
 
@@ -135,7 +139,16 @@ class Configuration(LightningCLI):
         """
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
-        arguments = parser.instantiate(Namespace(trainer=self.config.trainer)).trainer.as_dict()
+        try:
+            arguments = parser.instantiate(Namespace(trainer=self.config.trainer)).trainer.as_dict()
+            return Trainer(**self._trainer_arguments(arguments, run, callbacks, logged=logged))
+        except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: {explain(str(error), self.parser)}") from error
+
+    @staticmethod
+    def _trainer_arguments(
+        arguments: dict[str, Any], run: Path, callbacks: Sequence[Callback], *, logged: bool
+    ) -> dict[str, Any]:
         configured = arguments.pop("callbacks") or []
         configured = configured if isinstance(configured, list) else [configured]
         added = list(callbacks)
@@ -150,10 +163,7 @@ class Configuration(LightningCLI):
         arguments["callbacks"] = [*configured, *added]
         arguments["default_root_dir"] = arguments["default_root_dir"] or run
         arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
-        try:
-            return Trainer(**arguments)
-        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
-            raise ConfigError(f"trainer: {error}") from error
+        return arguments
 
     def yaml(self, *, comments: bool = False) -> str:
         """The whole configuration, to run the same again; the checkpoint it started from is left out."""

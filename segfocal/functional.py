@@ -535,6 +535,14 @@ def _check_tensors(
     logits: Tensor, target: Tensor, weight: Tensor | None, activation: Activation, ignore_index: int
 ) -> None:
     """Shapes, dtypes and devices always; values where they can be seen without waiting for a device."""
+    for name, value in {"logits": logits, "target": target, "weight": weight}.items():
+        if not isinstance(value, Tensor) and not (value is None and name == "weight"):
+            remedy = (
+                "Pass outputs['out'] of torchvision's nets."
+                if isinstance(value, dict)
+                else "Pass torch.as_tensor(...)."
+            )
+            raise TypeError(f"Expected `{name}` to be a tensor, got {type(value).__name__}. {remedy}")
     _check_logits(logits, activation)
     shape = tuple(logits.shape)
     index_shape = shape[:1] + shape[2:]

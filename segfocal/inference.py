@@ -30,7 +30,7 @@ def predict_logits(net: nn.Module, images: Tensor, size: tuple[int, int] | None 
     height, width = images.shape[-2:]
     padding = (0, -width % divisor, 0, -height % divisor)
     outputs = net(F.pad(images, padding, mode="replicate") if any(padding) else images)
-    logits = outputs["out"] if isinstance(outputs, dict) else outputs
+    logits = outputs.get("out") if isinstance(outputs, dict) else outputs
     want = (height + padding[3], width + padding[1])
     if not isinstance(logits, Tensor) or logits.ndim != 4 or tuple(logits.shape[-2:]) != want:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -45,12 +45,15 @@ def predict_logits(net: nn.Module, images: Tensor, size: tuple[int, int] | None 
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Images (B, D, H, W), uint8 in 0..255 or floating point in 0..1, to float32 of about zero mean and unit variance.
+    """Images (B, D, H, W), uint8 in 0..255 or floating point in 0..1, to about zero mean and unit variance.
 
     Args:
         images: The images.
         mean: Mean per channel, (D, 1, 1), in units of 0..1.
         std: Standard deviation per channel, (D, 1, 1), in units of 0..1.
+
+    Returns:
+        The images in the dtype of `mean`, which is the net's.
 
     Example:
         >>> import torch
@@ -58,6 +61,6 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         >>> normalise(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), 0.5 * one, 0.5 * one).unique().item()
         1.0
     """
-    if images.is_floating_point():
-        return (images.float() - mean) / std
-    return (images.float() - 255 * mean) / (255 * std)
+    unit = 1 if images.is_floating_point() else 255
+    normal = (images.float() - unit * mean.float()) / (unit * std.float())
+    return normal.to(mean.dtype)

@@ -27,13 +27,18 @@ def check_yaml(path: str) -> None:
         raise ConfigError(f"--config {path} cannot be read: {error}.") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if root is not None and not isinstance(root, yaml.MappingNode):
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = str(error).replace('"<unicode string>"', path)
+        raise ConfigError(f"{path} is not YAML: {reason}") from error
+    if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path} holds no `key: value` lines. See --print_config for what may stand there.")
-    nodes = [root] if root is not None else []
+    nodes: list[yaml.Node] = [root]
+    visited: set[int] = set()  # an alias may lead back to where it stands
     while nodes:
         node = nodes.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             nodes.extend(node.value)
         if isinstance(node, yaml.MappingNode):
@@ -68,9 +73,11 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
         return _unknown(f"{where}.{match[1]}", [f"{where}.{name}" for name in _parameters(paths[-1])], paths[-1])
     if match := re.search(r"the following arguments are required: (.*)", message):
         names = [f"{where}.{name}" if where else name for name in match[1].split(", ")]
-        return f"{' and '.join(names)} is missing. Set it in the YAML file or as --{names[0]} VALUE."
+        missing = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
+        return f"{missing}. Give a file with --config FILE, a run with --ckpt_path RUN, or --{names[0]} VALUE."
     if match := re.search(r"(No module named .*|module '.*' has no attribute '[^']+')", message):
         return f"{where}: {paths[-1]!r} cannot be imported: {match[1].rstrip('.')}. Give the full path of a class."
+    message = re.sub(r"NestedArg\(key='[^']*', val='([^']*)'\)", r"\1", message)
     rules = dict.fromkeys(_plain(line) for line in _LINE.findall(message))
     given = re.findall(r"(?:Given|Got) value: (.*)", message)
     got = f", got {given[-1]!r}" if given else ""
@@ -105,4 +112,7 @@ def _keys(parser: LightningArgumentParser) -> list[str]:
 
 
 def _parameters(class_path: str) -> list[str]:
-    return list(inspect.signature(import_path(class_path)).parameters)
+    try:
+        return list(inspect.signature(import_path(class_path)).parameters)
+    except (ValueError, TypeError):  # built-in types, such as a tensor, have no signature
+        return []

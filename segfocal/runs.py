@@ -24,15 +24,18 @@ def new_run(runs: Path, name: str, command: str) -> Path:
     """Make and return the next free directory under runs/NAME, and point runs/NAME/latest to it.
 
     Raises:
-        ValueError: A name that is not a plain folder name.
-        OSError: The directory cannot be made.
+        ValueError: A name that is not a plain folder name, or a file in the way.
+        OSError: The directory cannot be made for another reason, such as a full disk.
     """
-    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name) or len(name) > 200:
         raise ValueError(
             f"Expected `name` of letters, digits, '.', '_' and '-', got {name!r}. Use --runs for the folder."
         )
     home = runs / name
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError, ValueError) as error:
+        raise ValueError(f"Expected `runs` to be a folder that can be made, got {runs}: {error}.") from error
     number = max((number for number, _ in _numbered(home)), default=-1) + 1
     while True:
         run = home / (f"{number:03d}" if command == "fit" else f"{number:03d}-{command}")
@@ -75,7 +78,7 @@ def find_checkpoint(wanted: str | None, runs: Path, name: str | None, prefer: Ki
                 f"`--ckpt_path {wanted}` is that of the newest run of a name. Add --config or --name."
             )
         return _newest(runs / name, "best" if wanted == "best" else "last")
-    path = Path(wanted)
+    path = Path(wanted).expanduser()
     if path.is_file():
         return path
     if not path.is_dir():
@@ -99,9 +102,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint: {reason} It may be truncated, or not written by segfocal; "
             "use another one of the run's checkpoints."
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+    weights, options = (
+        (checkpoint.get(key) for key in ("state_dict", "hyper_parameters")) if isinstance(checkpoint, dict) else (0, 0)
+    )
+    plain = isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())
+    if not plain or not isinstance(options, dict) or not isinstance(options.get("class_names"), list):
         raise CheckpointError(f"{path} is not a checkpoint of segfocal: it lacks state_dict or hyper_parameters.")
-    return checkpoint
+    loaded: dict[str, Any] = checkpoint
+    return loaded
 
 
 def net_state(checkpoint: dict[str, Any], path: Path, net: nn.Module, class_names: list[str]) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def net_state(checkpoint: dict[str, Any], path: Path, net: nn.Module, class_name
     Raises:
         CheckpointError: Other classes, or weights of other names or shapes.
     """
-    trained = list(checkpoint["hyper_parameters"].get("class_names", class_names))
+    trained = checkpoint["hyper_parameters"]["class_names"]
     if trained != class_names:
         raise CheckpointError(
             f"{path} was trained on {len(trained)} classes ({_some(trained)}), the configuration has "

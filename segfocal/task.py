@@ -82,6 +82,9 @@ class SegmentationTask(LightningModule):
         _require("poly_power", poly_power, 0 <= poly_power < math.inf, ">= 0")
         _require("threshold", threshold, 0 < threshold < 1, "in (0, 1)")
         _require("size_divisor", size_divisor, size_divisor >= 1, ">= 1")
+        _require("net", "none", any(p.requires_grad for p in net.parameters()), "to have a parameter to train")
+        finite = all(math.isfinite(value) for value in (*mean, *std))
+        _require("mean and std", [*mean, *std], finite, "to be finite")
         _require("std", list(std), len(std) == len(mean) and min(std) > 0, f"to be {len(mean)} numbers > 0, as `mean`")
         for name, value in (("activation", activation), ("ignore_index", ignore_index)):
             if getattr(loss, name, value) != value:
@@ -90,6 +93,13 @@ class SegmentationTask(LightningModule):
                     "Give both the same."
                 )
         names, mean, std = list(class_names), list(mean), list(std)
+        for name in ("alpha", "gamma"):
+            given = getattr(loss, name, None)
+            if isinstance(given, Tensor) and given.ndim == 1 and len(given) != len(names):
+                raise ValueError(
+                    f"Expected `{name}` of the loss to hold a number per class, {len(names)} for {names}, got "
+                    f"{len(given)}. Give one per class, or a single number."
+                )
         self.save_hyperparameters(
             {
                 "class_names": names,
@@ -122,7 +132,13 @@ class SegmentationTask(LightningModule):
         inputs = normalise(images, self._mean, self._std)
         if self.hparams["channels_last"]:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = predict_logits(self.net, inputs, size, divisor=self.hparams["size_divisor"])
+        try:
+            logits = predict_logits(self.net, inputs, size, divisor=self.hparams["size_divisor"])
+        except (RuntimeError, LookupError, TypeError) as error:
+            if "memory" in str(error):  # not the net's fault
+                raise
+            shape = tuple(images.shape)
+            raise ValueError(f"Expected the net to take images {shape}, but it raised: {error!s:.300}") from error
         if logits.shape[1] != len(self.class_names):
             raise ValueError(
                 f"Expected the net to return one channel per class, {len(self.class_names)} for {self.class_names}, "

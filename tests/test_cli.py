@@ -139,6 +139,41 @@ def test_a_fit_without_validation_keeps_its_last_checkpoint(home, run):
     assert json.loads((home / "runs/unscored/000/metrics.json").read_text())["checkpoint"].endswith("last.ckpt")
 
 
+def test_a_split_that_is_not_scored_says_so(run):
+    code, out, _ = run("test", "--ckpt_path", "runs/tiny/000", "--trainer.limit_test_batches", "0")
+    assert code == 0
+    assert "test was not scored" in out
+
+
+def test_options_that_differ_from_the_checkpoint_are_said(run):
+    code, out, _ = run("test", "--ckpt_path", "runs/tiny/000", "--model.mean", "[0.5, 0.5, 0.5]")
+    assert code == 0
+    assert "model.mean: [0.5, 0.5, 0.5] as configured now, [0.485, 0.456, 0.406] in the checkpoint" in out
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(home, run, monkeypatch):
+    from segfocal.task import SegmentationTask
+
+    def interrupt(task, batch, batch_idx):
+        if task.current_epoch == 1:
+            raise KeyboardInterrupt
+        return task._loss(batch)[0]
+
+    monkeypatch.setattr(SegmentationTask, "training_step", interrupt)
+    code, out, err = run("fit", "--config", "tiny.yaml", "--name", "interrupted")
+    assert (code, err) == (130, "segfocal fit: interrupted.\n")
+    assert "--ckpt_path runs/interrupted/000 goes on from it" in out
+    monkeypatch.undo()
+    monkeypatch.chdir(home)
+    assert main(["fit", "--ckpt_path", "runs/interrupted/000"]) == 0
+
+
+def test_home_is_meant_by_a_tilde(home, run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("test", "--ckpt_path", "runs/tiny/000", "--runs", "~/elsewhere")[0] == 0
+    assert (tmp_path / "elsewhere/tiny/000-test/metrics.json").is_file()
+
+
 def test_a_resume_with_nothing_left_to_train_says_so(run):
     fails(run("fit", "--ckpt_path", "runs/tiny/000"), 2, "2 epochs behind it", "trainer.max_epochs is 2")
 
@@ -244,7 +279,15 @@ BASE = ("fit", "--config", "tiny.yaml")
         ((*BASE, "--name", "a/b"), ["`name`", "'a/b'"]),
         ((*BASE, "--trainer.accelerator", "tpu"), ["trainer: "]),
         ((*BASE, "--trainer.strategy", "nonsense"), ["trainer: ", "nonsense"]),
-        (("fit",), ["data is missing"]),
+        ((*BASE, "--model.loss.alpha", "[1, 2]"), ["`alpha`", "a number per class, 6", "got 2"]),
+        ((*BASE, "--model.loss.alpha", "{wire: 2}"), ["model.loss"]),
+        ((*BASE, "--model.mean", "[.nan, 0, 0]"), ["`mean and std`", "finite"]),
+        ((*BASE, "--model.net.in_channels", "1"), ["Expected the net to take images"]),
+        ((*BASE, "--model.net", "torch.nn.Identity"), ["`net`", "parameter"]),
+        ((*BASE, "--runs", "tiny.yaml"), ["`runs`", "tiny.yaml"]),
+        ((*BASE, "--trainer.limit_train_batches", "0"), ["Nothing was trained"]),
+        ((*BASE, "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/iuo"), ["val/iuo"]),
+        (("fit",), ["model.net and model.loss and data are missing", "--config FILE"]),
         (("fit", "--config", "nowhere.yaml"), ["nowhere.yaml"]),
         (("test", "--config", "tiny.yaml", "--model.lr"), ["model.lr"]),
     ],

@@ -84,7 +84,7 @@ def test_the_saved_configuration_builds_the_same_again(tmp_path):
 
 def test_the_run_is_named_after_the_last_file(tmp_path):
     for name in ("a", "b"):
-        (tmp_path / f"{name}.yaml").write_text("{}")
+        (tmp_path / f"{name}.yaml").write_text("seed_everything: 1")
     words = [*SHAPES, *LOSS, *CONV, "--model.net.out_channels=6"]
     files = ["--config", str(tmp_path / "a.yaml"), f"--config={tmp_path / 'b.yaml'}"]
     assert config_files(files) == [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]

@@ -683,3 +683,17 @@ def test_check_target_lists_each_illegal_value():
 def test_binary_labels_are_0_and_1():
     with pytest.raises(ValueError, match=r"0 to 1 or ignore_index=255, got 2 \(1 times\)"):
         sf.sigmoid_focal_loss(torch.zeros(1, 1, 3), torch.tensor([[0, 1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({"out": torch.zeros(1, 2, 3)}, torch.zeros(1, 3, dtype=torch.uint8)), r"`logits`.*got dict\. Pass outputs"),
+        ((torch.zeros(1, 2, 3), [[0, 1, 0]]), "`target` to be a tensor, got list"),
+        ((torch.zeros(1, 2, 3), None), "`target` to be a tensor, got NoneType"),
+        ((torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.uint8), 1.0), "`weight` to be a tensor, got float"),
+    ],
+)
+def test_what_is_no_tensor_is_named(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        sf.focal_dice_loss(*arguments)

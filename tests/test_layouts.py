@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segfocal.data.layouts import find_images, find_samples
+from segfocal.data.layouts import find_images, find_samples, samples_from_file
 
 WHITE = Image.fromarray(np.zeros((4, 6), np.uint8))
 
@@ -136,3 +136,12 @@ def test_images_to_predict_on(tmp_path):
     ]
     assert find_images([tmp_path / "x", tmp_path / "y"])[1] == ["a.*: two of `images` have this name. Rename one."]
     assert "must name existing images or folders" in find_images([Path("nowhere")])[1][0]
+
+
+def test_a_line_that_is_no_path_is_a_fault_beside_the_others(tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "split.txt").write_text(f"a\0.png m.png\n{'x' * 5000}.png m.png\na.png m.png\n./a.png m.png\n")
+    samples, faults = samples_from_file(tmp_path, tmp_path / "split.txt")
+    assert [sample.name for sample in samples] == ["a.png"]
+    assert ["line 1" in fault for fault in faults] == [True] + [False] * (len(faults) - 1)
+    assert any("line 4: a.png is listed twice" in fault for fault in faults)

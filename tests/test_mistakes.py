@@ -25,6 +25,11 @@ def parser():
             "    Option 'gama' is not accepted",
             "no option 'model.loss.gama' in segfocal.FocalLoss. Did you mean 'model.loss.gamma'?",
         ),
+        (
+            "Parser key \"model.loss.alpha\":\n  Problem with given class_path 'torch.Tensor':\n"
+            "    Option 'wire' is not accepted",
+            "no option 'model.loss.alpha.wire' in torch.Tensor.",
+        ),
         ("something nobody foresaw", "something nobody foresaw"),
     ],
 )
@@ -39,6 +44,8 @@ def test_a_message_of_the_parser_is_cut_down(parser, message, told):
         (b"x: {b: [{c: 1, c: 2}]}\n", "line 1: 'c' stands in line 1 too"),
         (b"a: [1\n", "is not YAML"),
         (b"- a\n", "no `key: value` lines"),
+        (b"# nothing\n", "no `key: value` lines"),
+        (b"[" * 3000, "is not YAML"),
         (b"a: \xff\xfe\n", "cannot be read"),
     ],
 )
@@ -49,8 +56,8 @@ def test_a_broken_file_is_named(tmp_path, text, message):
         check_yaml(str(path))
 
 
-def test_a_good_or_empty_file_is_let_through(tmp_path):
+def test_a_good_file_is_let_through(tmp_path):
     path = tmp_path / "good.yaml"
-    for text in ("", "# nothing\n", "a: {b: 1}\nc: {b: 2}\n", "\ufeffa: 1\n"):
+    for text in ("a: {b: 1}\nc: {b: 2}\n", "\ufeffa: 1\n", "a: &a\n  b: *a\n"):
         path.write_text(text)
         check_yaml(str(path))

@@ -18,10 +18,18 @@ def test_a_palette_png_holds_indices_and_shows_colours(tmp_path):
         assert picture.convert("RGB").getpixel((0, 1)) == PALETTE[2]
 
 
-def test_labels_beyond_8_bits_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"0..255, got 0 to 300"):
+def test_labels_beyond_the_palette_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"0..2, got 0 to 300"):
         write_palette_png(tmp_path / "mask.png", np.array([[0, 300]]), PALETTE)
     assert not (tmp_path / "mask.png").exists()
+
+
+def test_more_classes_than_a_palette_holds_make_a_16_bit_mask(tmp_path):
+    labels, palette = np.array([[0, 299]]), PALETTE * 100
+    write_palette_png(tmp_path / "mask.png", labels, palette)
+    with Image.open(tmp_path / "mask.png") as picture:
+        assert np.asarray(picture).tolist() == labels.tolist()
+    assert overlay(np.zeros((1, 2, 3), np.uint8), labels, palette).shape == (1, 2, 3)
 
 
 def test_an_overlay_tints_classes_and_leaves_clear_ones():

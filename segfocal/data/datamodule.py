@@ -64,7 +64,7 @@ class SegmentationDataModule(LabelledImages):
         images: list[str] | str | Path | None = None,
         verify: bool = True,
     ) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         super().__init__(
             classes=_class_names(self.root, classes),
             ignore_index=ignore_index,

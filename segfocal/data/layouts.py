@@ -6,7 +6,7 @@ Faults are collected as sentences that begin with a path, never raised one by on
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from segfocal.data.datasets import FileSample
@@ -151,6 +151,7 @@ def samples_from_file(root: Path, file: Path) -> tuple[list[FileSample], list[st
             faults.append(f"{where}: a line is `image mask`, got {len(names)} words. Use a tab if names have blanks.")
             continue
         wrong = [fault for name in names if (fault := _outside(root, name))]
+        names = [PurePosixPath(name).as_posix() for name in names]  # ./a.png is a.png
         if not wrong and names[0] in seen:
             wrong = [f"{names[0]} is listed twice. Keep one line."]
         seen.add(names[0])
@@ -164,7 +165,11 @@ def samples_from_file(root: Path, file: Path) -> tuple[list[FileSample], list[st
 
 
 def _outside(root: Path, name: str) -> str | None:
-    if Path(name).is_absolute() or not (root / name).resolve().is_relative_to(root.resolve()):
+    try:
+        inside = (root / name).resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL in it, a link to itself
+        return f"{name[:80]!r} is not a path that can be read ({error!s:.80}). Correct the line."
+    if Path(name).is_absolute() or not inside:
         return f"{name} leads out of the data root. Copy the file into the root and list its relative path."
     return None
 
@@ -172,7 +177,9 @@ def _outside(root: Path, name: str) -> str | None:
 def find_images(sources: Sequence[str | Path]) -> tuple[list[FileSample], list[str]]:
     """List the images at `sources`, each an image or a folder of images, without masks."""
     samples, faults = [], []
-    for source in map(Path, sources):
+    if not all(map(str, sources)) or not sources:
+        return [], ["`images` must name existing images or folders, got nothing. Name some, or leave it out."]
+    for source in (Path(source).expanduser() for source in sources):
         if source.is_dir():
             found, more = samples_from_folders(source, source, None)
             samples += found

@@ -21,11 +21,16 @@ Labels = NDArray[np.integer[Any]]
 def write_palette_png(path: Path, labels: Labels, palette: Sequence[Colour]) -> None:
     """Write labels as an 8-bit PNG whose pixel values are the class indices, shown in the palette's colours.
 
+    A palette of more than 256 colours, which PNG cannot hold, makes it a 16-bit PNG without colours.
+
     Raises:
-        ValueError: A label that does not fit in 8 bits.
+        ValueError: A label outside the palette.
     """
-    if labels.size and (labels.min() < 0 or labels.max() > 255):
-        raise ValueError(f"Expected `labels` in 0..255, got {labels.min()} to {labels.max()}.")
+    if labels.size and (labels.min() < 0 or labels.max() >= len(palette)):
+        raise ValueError(f"Expected `labels` in 0..{len(palette) - 1}, got {labels.min()} to {labels.max()}.")
+    if len(palette) > 256:
+        Image.fromarray(labels.astype(np.uint16)).save(path)
+        return
     picture = Image.fromarray(labels.astype(np.uint8))
     picture.putpalette(bytes(channel for colour in palette for channel in colour))
     picture.save(path)
@@ -54,12 +59,12 @@ def overlay(
     height, width = labels.shape
     if image.shape[:2] != (height, width):
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
-    colours = np.zeros((256, 3), np.float32)
+    colours = np.zeros((max(len(palette), int(labels.max(initial=0)) + 1), 3), np.float32)
     colours[: len(palette)] = palette
     tinted = np.isin(labels, [index for index in range(len(palette)) if index not in set(clear)])
-    border = cv2.morphologyEx(labels.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+    border = cv2.morphologyEx(labels.astype(np.uint16), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
     share = np.where(tinted, np.where(border, 1.0, opacity), 0.0)[..., None].astype(np.float32)
-    mixed = image * (1 - share) + colours[labels.astype(np.uint8)] * share
+    mixed = image * (1 - share) + colours[labels] * share
     return np.clip(mixed.round(), 0, 255).astype(np.uint8)
 
 

@@ -17,17 +17,17 @@ _BAR = 8  # cells of the bar beside the IoU
 _WORST = 3  # classes printed in red, at most one in three
 
 
-def table(scores: Scores, title: str) -> Table:
+def table(scores: Scores, title: str, *, bars: bool = True) -> Table:
     """One row per class with IoU, Dice, precision, recall and share of pixels, and the mean below.
 
-    An absent class shows dashes. The worst classes are red and marked with an arrow.
+    An absent class shows dashes. The worst classes are red and marked with an arrow. `bars` shows IoU as bars too.
 
     Example:
         >>> table(Scores([[3, 1], [0, 4]], ["road", "car"]), "val").row_count  # rich.print shows it
         3
     """
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    view.add_column("class", no_wrap=True)
+    view.add_column("class", no_wrap=True, max_width=24)
     for heading in ("IoU", "Dice", "precision", "recall", "pixels"):
         view.add_column(heading, justify="right", no_wrap=True)
     view.add_column("", no_wrap=True)
@@ -38,10 +38,11 @@ def table(scores: Scores, title: str) -> Table:
         style = "red" if row in worst else "dim" if math.isnan(iou) else ""
         cells = [_number(float(values[column][row])) for column in COLUMNS[:-1]]
         mark = " ◀ worst" if row in worst else ""
-        view.add_row(Text(name), *cells, _share(float(values["share"][row])), _bar(iou) + mark, style=style)
+        bar = _bar(iou) if bars else ""
+        view.add_row(Text(name), *cells, _share(float(values["share"][row])), bar + mark, style=style)
     view.add_section()
     means = [_number(mean_of_present(values[column])) for column in COLUMNS[:-1]]
-    view.add_row("mean", *means, "", _bar(scores.miou), style="bold")
+    view.add_row("mean", *means, "", _bar(scores.miou) if bars else "", style="bold")
     return view
 
 
