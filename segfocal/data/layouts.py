@@ -167,6 +167,7 @@ def samples_from_file(root: Path, file: Path) -> tuple[list[FileSample], list[st
 def _outside(root: Path, name: str) -> str | None:
     try:
         inside = (root / name).resolve().is_relative_to(root.resolve())
+        (root / name).is_file()  # raises for a name too long
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL in it, a link to itself
         return f"{name[:80]!r} is not a path that can be read ({error!s:.80}). Correct the line."
     if Path(name).is_absolute() or not inside:
