@@ -47,10 +47,11 @@ examples
   segfocal fit --config configs/quickstart.yaml
   segfocal fit --config configs/camvid_cpu.yaml --data.root camvid --model.loss.gamma 1
   segfocal test --ckpt_path runs/quickstart/000
-  segfocal predict --ckpt_path runs/quickstart/000 --data.images photos
+  segfocal predict --ckpt_path runs/camvid_cpu/000 --data.images photos
   segfocal fit --print_config > my.yaml
 
-exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 6 memory or disk, 130 interrupted
+exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 6 memory or disk, 130 interrupted;
+SEGFOCAL_TRACEBACK=1 in the environment shows where an error came from
 """
 
 
