@@ -148,6 +148,8 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
     # Not tied to a score: what was trained is kept even if no validation ever takes place.
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer = configuration.build_trainer(run, [] if config.trainer.enable_checkpointing is False else [best, last])
+    size = sum(parameter.numel() for parameter in task.net.parameters()) / 1e6
+    print(f"training: {len(task.class_names)} classes, {size:.2f} M parameters; {run}", flush=True)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
