@@ -32,25 +32,29 @@ def check_yaml(path: str) -> None:
         raise ConfigError(f"{path} is not YAML: {reason}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path} holds no `key: value` lines. See --print_config for what may stand there.")
-    nodes: list[yaml.Node] = [root]
-    visited: set[int] = set()  # an alias may lead back to where it stands
-    while nodes:
-        node = nodes.pop()
-        if id(node) in visited:
-            continue
-        visited.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            nodes.extend(node.value)
-        if isinstance(node, yaml.MappingNode):
-            nodes.extend(value for _, value in node.value)
-            seen: dict[str, int] = {}
-            for key, _ in node.value:
-                line = key.start_mark.line + 1
-                if key.value in seen:
-                    raise ConfigError(
-                        f"{path}, line {line}: {key.value!r} stands in line {seen[key.value]} too. Keep one."
-                    )
-                seen[key.value] = line
+    _check_node(root, path, above=(), done=set())
+
+
+def _check_node(node: yaml.Node, path: str, above: tuple[int, ...], done: set[int]) -> None:
+    line = node.start_mark.line + 1
+    if id(node) in above:  # an alias that leads back to where it stands would keep the parser busy for ever
+        raise ConfigError(f"{path}, line {line}: an alias stands inside what it names. Write the values out.")
+    if id(node) in done or not isinstance(node, yaml.CollectionNode):
+        return
+    below = node.value
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if str(key.value) in seen:
+                raise ConfigError(
+                    f"{path}, line {line}: {key.value!r} stands in line {seen[str(key.value)]} too. Keep one."
+                )
+            seen[str(key.value)] = line
+        below = [value for _, value in node.value]
+    for value in below:
+        _check_node(value, path, (*above, id(node)), done)
+    done.add(id(node))
 
 
 def import_path(path: str) -> Any:  # noqa: ANN401

@@ -46,6 +46,7 @@ def test_a_message_of_the_parser_is_cut_down(parser, message, told):
         (b"- a\n", "no `key: value` lines"),
         (b"# nothing\n", "no `key: value` lines"),
         (b"[" * 3000, "is not YAML"),
+        (b"a: &a\n  b: *a\n", "an alias stands inside what it names"),
         (b"a: \xff\xfe\n", "cannot be read"),
     ],
 )
@@ -58,6 +59,6 @@ def test_a_broken_file_is_named(tmp_path, text, message):
 
 def test_a_good_file_is_let_through(tmp_path):
     path = tmp_path / "good.yaml"
-    for text in ("a: {b: 1}\nc: {b: 2}\n", "\ufeffa: 1\n", "a: &a\n  b: *a\n"):
+    for text in ("a: {b: 1}\nc: {b: 2}\n", "\ufeffa: 1\n", "a: &a {b: 1}\nc: *a\nd: *a\n"):
         path.write_text(text)
         check_yaml(str(path))
