@@ -10,7 +10,8 @@ Shapes: B images, C classes, *S spatial dims (any number, or none).
 The options are documented once, in the class of the same name in `segfocal.losses`, and have the same defaults there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from numbers import Real
 
 import torch
@@ -27,6 +28,8 @@ from segfocal.options import (
     check_classes,
     visible,
 )
+
+_HAS_TRITON = find_spec("triton") is not None
 
 
 def softmax_focal_loss(
@@ -319,11 +322,9 @@ def pixel_sums(
         backend=backend,
     )
     _check_tensors(logits, target, weight, activation, ignore_index)
-    match backend:
-        case "auto" | "reference":
-            from segfocal.kernels import reference as kernel
+    backend_pixel_sums = _backend(backend, logits)
     with torch.autocast(logits.device.type, enabled=False):
-        return kernel.pixel_sums(
+        sums = backend_pixel_sums(
             logits,
             target,
             activation=activation,
@@ -333,6 +334,28 @@ def pixel_sums(
             label_smoothing=label_smoothing,
             squared=squared,
         )
+    if visible(target) and bool(sums.valid.isnan().any()):  # how a backend reports an illegal label
+        _check_values(target, logits.shape, ignore_index)
+    return sums
+
+
+def _backend(name: Backend, logits: Tensor) -> Callable[..., PixelSums]:
+    if name == "auto":
+        # Triton computes in float32, and is not installed everywhere that CUDA is.
+        fit = logits.device.type == "cuda" and logits.dtype != torch.float64 and _HAS_TRITON
+        name = "triton" if fit else "tiled"
+    match name:
+        case "reference":
+            from segfocal.kernels.reference import pixel_sums as backend
+        case "tiled":
+            from segfocal.kernels.tiled import pixel_sums as backend
+        case "triton":
+            if not _HAS_TRITON:
+                raise ValueError(
+                    "Expected triton to be installed for `backend` 'triton', got none. Use backend='tiled' or 'auto'."
+                )
+            from segfocal.kernels.triton import pixel_sums as backend
+    return backend
 
 
 def _focal_map(logits: Tensor, target: Tensor, weight: Tensor | None, options: LossOptions) -> Tensor:
@@ -340,6 +363,8 @@ def _focal_map(logits: Tensor, target: Tensor, weight: Tensor | None, options: L
     from segfocal.kernels.reference import focal_map
 
     _check_tensors(logits, target, weight, options.activation, options.ignore_index)
+    if visible(target):
+        _check_values(target, logits.shape, options.ignore_index)
     positive, negative = _alpha(options, logits)
     with torch.autocast(logits.device.type, enabled=False):
         return focal_map(
@@ -508,9 +533,7 @@ def check_target(target: Tensor, num_classes: int, ignore_index: int = 255) -> N
         ...
         ValueError: Expected `target` to hold 0 to 1 or ignore_index=255, got 7 (2 times). Remap these labels, ...
     """
-    if target.is_floating_point() or target.is_complex():
-        remedy = "Pass target.long() for class indices, or a dense target of the shape of `logits`."
-        raise TypeError(f"Expected `target` of class indices to have an integer dtype, got {target.dtype}. {remedy}")
+    _check_integer(target)
     labels, last = target.long(), max(num_classes, 2) - 1
     _raise_if_any(labels, ((labels < 0) | (labels > last)) & (labels != ignore_index), f"0 to {last}", ignore_index)
 
@@ -559,11 +582,12 @@ def _check_tensors(
         if tensor is not None and tensor.requires_grad:
             remedy = f"Pass {name}.detach()."
             raise ValueError(f"Expected `{name}` to be a constant, got one that requires a gradient. {remedy}")
-    if target.ndim == logits.ndim:
-        _check_dense(target, ignore_index)
-    elif visible(target) or target.is_floating_point() or target.is_complex():
-        check_target(target, shape[1], ignore_index)
-    if weight is not None and visible(weight) and bool((weight < 0).any()):
+    if target.ndim < logits.ndim:
+        _check_integer(target)
+    elif ignore_index in (0, 1):
+        remedy = "Mark ignored elements with another value, such as 255."
+        raise ValueError(f"Expected `ignore_index` other than 0 and 1 for a dense target, got {ignore_index}. {remedy}")
+    if weight is not None and visible(weight) and weight.numel() > 0 and not bool(weight.amin() >= 0):
         raise ValueError(f"Expected `weight` to be at least 0, got {weight.min()}. Use 0 to ignore a pixel.")
 
 
@@ -578,13 +602,18 @@ def _check_logits(logits: Tensor, activation: Activation) -> None:
         raise ValueError(f"Expected `logits` with C >= 2 channels for activation='softmax', got {shape}. {remedy}")
 
 
-def _check_dense(target: Tensor, ignore_index: int) -> None:
-    if ignore_index in (0, 1):
-        remedy = "Mark ignored elements with another value, such as 255."
-        raise ValueError(f"Expected `ignore_index` other than 0 and 1 for a dense target, got {ignore_index}. {remedy}")
-    if visible(target):
-        illegal = ~((target >= 0) & (target <= 1)) & (target != ignore_index)
-        _raise_if_any(target, illegal, "[0, 1]", ignore_index)
+def _check_integer(target: Tensor) -> None:
+    if target.is_floating_point() or target.is_complex():
+        remedy = "Pass target.long() for class indices, or a dense target of the shape of `logits`."
+        raise TypeError(f"Expected `target` of class indices to have an integer dtype, got {target.dtype}. {remedy}")
+
+
+def _check_values(target: Tensor, shape: torch.Size, ignore_index: int) -> None:
+    """Raise a ValueError that lists the illegal labels, if there are any; looks at every value."""
+    if target.ndim < len(shape):
+        return check_target(target, shape[1], ignore_index)
+    illegal = ~((target >= 0) & (target <= 1)) & (target != ignore_index)
+    return _raise_if_any(target, illegal, "[0, 1]", ignore_index)
 
 
 def _shape_remedy(target: Tensor, shape: tuple[int, ...]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 Activation = Literal["softmax", "sigmoid"]
 Reduction = Literal["mean", "sum", "none", "weighted", "positive"]
 Absent = Literal["skip", "keep", "zero"]
-Backend = Literal["auto", "reference"]
+Backend = Literal["auto", "reference", "tiled", "triton"]
 PerClass = float | Sequence[float] | Tensor  # one number for all classes, or one per class
 
 
@@ -63,6 +63,9 @@ class LossOptions:
             other = {"softmax": "'mean' or 'weighted'", "sigmoid": "'mean' or 'positive'"}[self.activation]
             rule = f"Expected `reduction` to fit activation={self.activation!r}"
             raise ValueError(f"{rule}, got {self.reduction!r}. Use {other}.")
+        if self.reduction == "none" and self.backend not in ("auto", "reference"):
+            rule = "Expected `backend` to be 'auto' or 'reference' for reduction='none', which is a map and not a pass"
+            raise ValueError(f"{rule}, got {self.backend!r}. Leave it at 'auto'.")
         if self.reduction == "none" and self.part == "focal_dice":
             remedy = "Take FocalLoss(reduction='none') for the map and DiceLoss beside it."
             raise ValueError(f"Expected `reduction` to give a scalar, as Dice has no loss map, got 'none'. {remedy}")
@@ -77,14 +80,10 @@ _CHOICES = {
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return
-    if name == "backend" and value in ("tiled", "triton"):
-        remedy = f"The backend {value!r} is not available in this version; leave it at 'auto'."
-    else:
-        remedy = f"Pass {choices[0]!r} if in doubt."
     allowed = ", ".join(map(repr, choices))
-    raise ValueError(f"Expected `{name}` to be one of {allowed}, got {value!r}. {remedy}")
+    raise ValueError(f"Expected `{name}` to be one of {allowed}, got {value!r}. Pass {choices[0]!r} if in doubt.")
 
 
 def _check_number(name: str, value: object) -> None:

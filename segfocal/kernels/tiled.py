@@ -1,0 +1,502 @@
+"""The sums tile by tile, with the closed-form gradient: a tile stays in the cache from its first to its last operation.
+
+Reads downwards: what a tile is; softmax with one class per pixel, the fast way; the other kinds; how tiles are run and
+added up; the two operators; `pixel_sums`. Shapes: b images, C classes, T pixels of a tile, K = C or 1.
+
+With e = exp(x), o = the sum of e over the classes other than the pixel's own t, and s = e_t + o:
+
+    p = e / s    q = 1 - p_t = o / s    r = log o - x_t    focal = q^gamma softplus(r)
+    slope = d focal / d r = q^gamma (gamma p_t softplus(r) + q)
+
+With the derivatives of the loss by the sums, f (positive_focal), u (overlap) and g (predicted), and v = g_t + u_t,
+a = the sum over the other classes of p_j g_j, the gradient is
+
+    dx_t = p_t (q v - a) - f_t slope        dx_j = p_j (g_j - a - p_t v + f_t slope / q)
+"""
+
+import functools
+import itertools
+import math
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segfocal.kernels import PixelSums
+
+# Values in a tile. On the CPU: large enough that a call costs little beside its work, small enough for the cache.
+_CPU_TILE, _DEVICE_TILE = 524_288, 2**24
+
+
+R = TypeVar("R")
+
+
+class _Options(NamedTuple):
+    softmax: bool
+    gamma: float
+    gammas: Tensor | None  # (C,), in place of gamma
+    ignore_index: int
+    label_smoothing: float
+    squared: bool
+
+
+class _Tile(NamedTuple):
+    x: Tensor  # (b, C, T) logits, of their own dtype and strides
+    y: Tensor  # (b, T) int64 in [0, C), or (b, C, T) shares
+    m: Tensor  # (b, K, T) weight, 0 where ignored; K = C where classes are ignored one by one
+    ignored: Tensor  # (b, K, T) bool
+    poison: Tensor  # (b, 1) NaN for an image with an illegal label, else 0
+
+
+class _Grads(NamedTuple):
+    """The derivatives of the loss by the sums that are not constant, (b, C) each."""
+
+    positive: Tensor
+    negative: Tensor
+    overlap: Tensor
+    predicted: Tensor
+    squares: Tensor | None
+
+
+# What the target says of a tile
+
+
+def _tile(x: Tensor, target: Tensor, weight: Tensor | None, options: _Options) -> _Tile:
+    """Flatten the spatial dims and read the labels; `x` (b, C, ...), `target` with or without C, `weight` (b, ...)."""
+    dtype, dense = _wide(x), target.ndim == x.ndim
+    x, target = x.flatten(2), target.flatten(2 if dense else 1)
+    y, ignored, illegal = _shares(target, dtype, options) if dense else _indices(target, x.shape[1], dtype, options)
+    if weight is None:
+        m = (~ignored).to(dtype)
+    else:
+        m = weight.flatten(1).to(dtype).unsqueeze(1)
+        ignored = ignored | (m == 0)
+        m = m.masked_fill(ignored, 0.0)
+    return _Tile(x, y, m, ignored, torch.zeros_like(illegal, dtype=dtype).masked_fill_(illegal, math.nan))
+
+
+def _indices(target: Tensor, num_classes: int, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Class indices (b, T) or, where the fast ways do not apply, one-hot shares; ignored (b, 1, T); illegal (b, 1)."""
+    index, last = target.long(), max(num_classes, 2) - 1  # widened first: 255 does not fit int8, -100 not uint8
+    ignored = index == options.ignore_index
+    index = index.masked_fill(ignored, 0)
+    low, high = torch.aminmax(index, dim=1, keepdim=True)
+    index.clamp_(0, last)
+    if not options.softmax or options.label_smoothing > 0:
+        first = 1 if num_classes == 1 else 0  # one channel is class 1, the object
+        classes = torch.arange(first, first + num_classes, device=index.device)
+        index = (index.unsqueeze(1) == classes[:, None]).to(dtype)
+    return index, ignored.unsqueeze(1), (low < 0) | (high > last)
+
+
+def _shares(target: Tensor, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares (b, C, T), ignored (b, K, T), illegal (b, 1)."""
+    ignored = target == options.ignore_index
+    if options.softmax:
+        ignored = ignored.any(1, keepdim=True)
+    y = target.to(dtype).masked_fill(ignored, 0.0)
+    return y, ignored, ~((y >= 0) & (y <= 1)).flatten(1).all(1, keepdim=True)
+
+
+def _finite(tile: _Tile) -> Tensor:
+    """A copy of the logits (b, C, T) in the dtype of the sums, without the NaN and infinities of ignored pixels."""
+    x = torch.empty(tile.x.shape, dtype=_wide(tile.x), device=tile.x.device).copy_(tile.x)
+    if x.device.type == "cpu" and x.sum().isfinite():  # elsewhere the check would wait for the device
+        return x
+    return x.masked_fill_(tile.ignored, 0.0)
+
+
+def _of_class(values: Tensor, y: Tensor) -> Tensor:
+    """What each pixel's class has: values (b, C) and class indices (b, T) to (b, T)."""
+    offset = torch.arange(len(y), device=y.device)[:, None] * values.shape[1]
+    return values.reshape(-1).index_select(0, (y + offset).view(-1)).view_as(y)
+
+
+def _by_class(values: Tensor, y: Tensor, e: Tensor) -> Tensor:
+    """Sum values (b, F, T) by the pixels' class (b, T) into (b, F, C)."""
+    sums = torch.zeros(*values.shape[:2], e.shape[1], dtype=_accumulator(values), device=values.device)
+    return sums.scatter_add_(2, y.unsqueeze(1).expand(values.shape), values.to(sums.dtype))
+
+
+# The focal term, element by element
+
+
+def _gamma_of(tile: _Tile, options: _Options) -> float | Tensor:
+    if options.gammas is None:
+        return options.gamma
+    return options.gammas[:, None] if tile.y.ndim == 3 else options.gammas[tile.y]
+
+
+def _softplus(r: Tensor) -> Tensor:
+    return F.softplus(r, threshold=40.0)  # the default of 20 is too low for float64
+
+
+def _focal(q: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
+    return surprise.clone() if isinstance(gamma, float) and gamma == 0 else q**gamma * surprise
+
+
+def _slope(q: Tensor, p: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
+    """The derivative of the focal term by r."""
+    if isinstance(gamma, float) and gamma == 0:
+        return q.clone()
+    surprise = surprise.clamp(max=torch.finfo(p.dtype).max)  # where p is 0 it may be infinite
+    return (gamma * p).mul_(surprise).add_(q).mul_(q**gamma)
+
+
+# Softmax, one class per pixel: exponentials of the logits as they are, and matrix products
+
+
+class _Odds(NamedTuple):
+    e: Tensor  # (b, C, T) exp(x), 0 at the pixel's own class
+    place: Tensor  # (b * T,) where the own class lies in e, flat
+    p: Tensor  # (b, T) probability of the own class
+    q: Tensor  # (b, T) 1 - p
+    surprise: Tensor  # (b, T) -log p
+    inverse: Tensor  # (b, T) e * inverse is the probability
+
+
+def _odds(tile: _Tile) -> _Odds:
+    batch, num_classes, pixels = tile.x.shape
+    # Flat indices are several times faster than gather and scatter along the classes.
+    place = torch.arange(pixels, device=tile.x.device)
+    if batch > 1:
+        place = place + torch.arange(batch, device=tile.x.device)[:, None] * (num_classes * pixels)
+    place = torch.add(place, tile.y, alpha=pixels).view(-1)
+    e = torch.empty(tile.x.shape, dtype=_wide(tile.x), device=tile.x.device)
+    if e.device.type == "cpu":  # elsewhere the check below would wait for the device
+        own, others = _split(e.copy_(tile.x).exp_(), place, tile.y)  # a copy: the same bits for all strides
+        total, ratio = own + others, others / own
+        low, high = torch.aminmax(total)
+        # Inside these ranges no digit is lost; NaN and infinities, of ignored pixels too, lie outside.
+        if low >= 1e-10 and high <= 1e30 and ratio.amax() < 1e25:
+            inverse = total.reciprocal_()
+            return _Odds(e, place, own.mul_(inverse), others.mul_(inverse), ratio.log1p_(), inverse)
+    x = e.copy_(tile.x).masked_fill_(tile.ignored, 0.0)
+    x -= x.amax(1, keepdim=True)
+    x_own = x.view(-1).index_select(0, place).view_as(tile.y)
+    own, others = _split(x.exp_(), place, tile.y)
+    inverse, surprise = (own + others).reciprocal_(), _softplus(others.log() - x_own)
+    return _Odds(e, place, own.mul_(inverse), others.mul_(inverse), surprise, inverse)
+
+
+def _split(e: Tensor, place: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The own class's share and the sum of the others (b, T); sets the own class to 0, so nothing is subtracted."""
+    flat = e.view(-1)
+    own = flat.index_select(0, place)
+    flat.scatter_(0, place, torch.zeros_like(own))
+    ones = torch.ones((), dtype=e.dtype, device=e.device).expand(len(e), 1, e.shape[1])
+    return own.view_as(y), torch.bmm(ones, e).squeeze(1)
+
+
+def _softmax_index_sums(tile: _Tile, options: _Options) -> list[Tensor]:
+    e, _, p, q, surprise, inverse = _odds(tile)
+    m = tile.m.squeeze(1)
+    m_p = m * p
+    by_class = _by_class(torch.stack([_focal(q, surprise, _gamma_of(tile, options)).mul_(m), m_p, m], 1), tile.y, e)
+    positive, overlap, actual = by_class.unbind(1)
+    scale = inverse.mul_(m) if not options.squared else inverse * m
+    predicted = torch.bmm(e, scale.unsqueeze(2)).squeeze(2) + overlap
+    valid = actual.sum(1, keepdim=True).expand_as(actual)
+    sums = [positive, torch.zeros_like(positive), overlap, predicted, actual, valid]
+    if options.squared:
+        own = _by_class((m_p * p).unsqueeze(1), tile.y, e).squeeze(1)
+        sums += [torch.bmm(e * e, (scale * inverse).unsqueeze(2)).squeeze(2) + own, actual]
+    return sums
+
+
+def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Tensor:
+    e, place, p, q, surprise, inverse = _odds(tile)
+    m, g, squares = tile.m.squeeze(1), grads.predicted, grads.squares
+    push = _slope(q, p, surprise, _gamma_of(tile, options)).mul_(_of_class(grads.positive, tile.y))
+    pull = push / q.clamp(min=torch.finfo(q.dtype).tiny)
+    v = _of_class(g + grads.overlap, tile.y)
+    a = torch.bmm(g.unsqueeze(1), e).squeeze(1).mul_(inverse)
+    scale = m * inverse
+    if squares is not None:  # g becomes g + 2 p squares
+        v = v + 2 * p * _of_class(squares, tile.y)
+        a = a + 2 * torch.bmm(squares.unsqueeze(1), e * e).squeeze(1) * inverse * inverse
+    own = torch.addcmul(a, q, v, value=-1).mul_(p).add_(push).mul_(m).neg_()  # m (p (q v - a) - push)
+    # dx_j / e_j = (g_j - a - p v + pull) m inverse, as a matrix product of rank 2.
+    rows = torch.stack([scale, pull.sub_(a).addcmul_(p, v, value=-1).mul_(scale)], 1)
+    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows)
+    if squares is not None:
+        w += 2 * squares.unsqueeze(2) * e * (scale * inverse).unsqueeze(1)
+    e *= w
+    e.view(-1).scatter_(0, place, own.view(-1))
+    return e
+
+
+# Softmax, any share of any class
+
+
+def _softmax_share_terms(tile: _Tile, options: _Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """p, q = 1 - p, -log p and the smoothed shares, each (b, C, T)."""
+    log_p = _finite(tile).log_softmax(1)
+    p = log_p.exp()
+    # 1 - p loses digits for the likeliest class alone: only there are the others added up.
+    top = p.argmax(1, keepdim=True)
+    q = (1 - p).scatter_(1, top, p.scatter(1, top, 0.0).sum(1, keepdim=True))
+    smoothing = options.label_smoothing
+    return p, q, _softplus(q.log().sub_(log_p)), (1 - smoothing) * tile.y + smoothing / tile.x.shape[1]
+
+
+def _softmax_share_sums(tile: _Tile, options: _Options) -> list[Tensor]:
+    p, q, surprise, y = _softmax_share_terms(tile, options)
+    # A term with y = 0 may be infinite.
+    positive = y * _focal(q, surprise.masked_fill_(y == 0, 0.0), _gamma_of(tile, options))
+    return _share_sums(tile, p, positive, torch.zeros_like(positive), options)
+
+
+def _softmax_share_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Tensor:
+    p, q, surprise, y = _softmax_share_terms(tile, options)
+    push = grads.positive.unsqueeze(2) * y * _slope(q, p, surprise, _gamma_of(tile, options))
+    pull = push / q.clamp(min=torch.finfo(q.dtype).tiny)
+    a = _region_slope(tile, p, grads)
+    focal = p * (pull.sum(1, keepdim=True) - pull) - push
+    return tile.m * (focal + p * (a - (p * a).sum(1, keepdim=True)))
+
+
+# Sigmoid: every class for itself
+
+
+def _sigmoid_sums(tile: _Tile, options: _Options) -> list[Tensor]:
+    x, gamma = _finite(tile), _gamma_of(tile, options)
+    p, y = x.sigmoid(), _smooth_yes(tile, options)
+    # A term with the factor 0 may be infinite.
+    positive = y * _focal((-x).sigmoid_(), _softplus(-x).masked_fill_(y == 0, 0.0), gamma)
+    negative = (1 - y) * _focal(p, _softplus(x).masked_fill_(y == 1, 0.0), gamma)
+    return _share_sums(tile, p, positive, negative, options)
+
+
+def _sigmoid_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Tensor:
+    x, gamma = _finite(tile), _gamma_of(tile, options)
+    p, q, y = x.sigmoid(), (-x).sigmoid_(), _smooth_yes(tile, options)
+    positive = grads.positive.unsqueeze(2) * y * _slope(q, p, _softplus(-x), gamma)
+    negative = grads.negative.unsqueeze(2) * (1 - y) * _slope(p, q, _softplus(x), gamma)
+    return tile.m * (negative - positive + p * q * _region_slope(tile, p, grads))
+
+
+def _smooth_yes(tile: _Tile, options: _Options) -> Tensor:
+    return (1 - options.label_smoothing) * tile.y + options.label_smoothing / 2
+
+
+# What all kinds with shares have in common
+
+
+def _share_sums(tile: _Tile, p: Tensor, positive: Tensor, negative: Tensor, options: _Options) -> list[Tensor]:
+    m = tile.m.expand_as(p)
+    terms = [positive, negative, p * tile.y, p, tile.y]
+    sums = [(m * term).sum(2) for term in terms] + [m.sum(2)]
+    return sums + [(m * term * term).sum(2) for term in (p, tile.y)] if options.squared else sums
+
+
+def _region_slope(tile: _Tile, p: Tensor, grads: _Grads) -> Tensor:
+    """The derivative by p of what depends on overlap, predicted and predicted_squared, without m, (b, C, T)."""
+    slope = grads.predicted.unsqueeze(2) + tile.y * grads.overlap.unsqueeze(2)
+    return slope if grads.squares is None else slope + 2 * p * grads.squares.unsqueeze(2)
+
+
+# Running over the tiles
+
+
+class _Kind(NamedTuple):
+    sums: Callable[[_Tile, _Options], list[Tensor]]
+    gradient: Callable[[_Tile, _Grads, _Options], Tensor]
+
+
+def _kind(tile: _Tile, options: _Options) -> _Kind:
+    if not options.softmax:
+        return _Kind(_sigmoid_sums, _sigmoid_gradient)
+    if tile.y.ndim == 2:
+        return _Kind(_softmax_index_sums, _softmax_index_gradient)
+    return _Kind(_softmax_share_sums, _softmax_share_gradient)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
+
+
+def _merge(tensors: list[Tensor], spatial: int) -> tuple[list[Tensor], int]:
+    """Views with one spatial dim if all tensors allow it, else as they are; and how many spatial dims there are."""
+    if spatial == 0:
+        return [t.unsqueeze(-1) for t in tensors], 1
+
+    def in_line(t: Tensor) -> bool:
+        dims = [d for d in range(t.ndim - spatial, t.ndim) if t.shape[d] > 1]
+        return all(t.stride(a) == t.stride(b) * t.shape[b] for a, b in itertools.pairwise(dims))
+
+    if all(in_line(t) for t in tensors):
+        return [t.flatten(-spatial) for t in tensors], 1
+    return tensors, spatial
+
+
+def _tiles(logits: Tensor) -> list[tuple[slice, slice]]:
+    """Slices of the images and of the first spatial dim that cut (B, C, rows, ...) into tiles of similar size."""
+    batch, num_classes, rows = logits.shape[:3]
+    if logits.numel() == 0:
+        return []
+    row = math.prod(logits.shape[3:])
+    most = max(1, (_CPU_TILE if logits.device.type == "cpu" else _DEVICE_TILE) // num_classes)  # pixels
+    return list(
+        itertools.product(_cut(batch, max(1, most // (rows * row))), _cut(rows, max(1, most // row))),
+    )
+
+
+def _cut(length: int, most: int) -> list[slice]:
+    step = math.ceil(length / math.ceil(length / most))
+    return [slice(start, start + step) for start in range(0, length, step)]
+
+
+def _each(work: Callable[[slice, slice], R], tiles: list[tuple[slice, slice]], device: torch.device) -> list[R]:
+    """Do the work for each tile, on the CPU in as many threads as PyTorch has; the results are in order."""
+    workers = min(torch.get_num_threads(), len(tiles)) if device.type == "cpu" else 1
+    if workers < 2:
+        with torch.autocast(device.type, enabled=False):  # a backward pass may run inside one
+            return [work(*tile) for tile in tiles]
+    inference = torch.is_inference_mode_enabled()
+
+    def share(worker: int) -> list[R]:
+        with torch.inference_mode(inference), torch.no_grad():
+            return [work(*tile) for tile in tiles[worker::workers]]
+
+    shares = list(_pool(os.getpid(), workers).map(share, range(workers)))
+    return [shares[i % workers][i // workers] for i in range(len(tiles))]
+
+
+@functools.cache
+def _pool(_process: int, workers: int) -> ThreadPoolExecutor:
+    """Threads that each compute alone. One coarse split: a parallel region per call stalls when a core is busy.
+
+    A forked process has none of its parent's threads, so it is part of the key.
+    """
+    threads, together = torch.get_num_threads(), threading.Barrier(workers)
+    pool = ThreadPoolExecutor(workers, "segfocal", initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: together.wait(), range(workers)))  # all have started and set their own number
+    torch.set_num_threads(threads)  # threads made later start from the number set last
+    return pool
+
+
+# The operators: opaque to autograd, torch.compile and CUDA graphs
+
+
+@torch.library.custom_op("segfocal::tiled_sums", mutates_args=())
+def tiled_sums(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    gammas: Tensor | None,
+    gamma: float,
+    softmax: bool,
+    ignore_index: int,
+    label_smoothing: float,
+    squared: bool,
+) -> Tensor:
+    """The fields of PixelSums, stacked: (6 or 8, B, C)."""
+    options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
+    sums = torch.zeros(8 if squared else 6, *logits.shape[:2], dtype=_accumulator(logits), device=logits.device)
+    (x, y, *w), spatial = _merge([t for t in (logits, target, weight) if t is not None], logits.ndim - 2)
+
+    def work(images: slice, rows: slice) -> Tensor:
+        tile = _cut_out(x, y, w, images, rows, spatial, options)
+        return torch.stack(_kind(tile, options).sums(tile, options)).to(sums.dtype) + tile.poison
+
+    tiles = _tiles(x)
+    for (images, _), part in zip(tiles, _each(work, tiles, x.device), strict=True):
+        sums[:, images] += part
+    return sums.to(_wide(logits))
+
+
+@torch.library.custom_op("segfocal::tiled_gradient", mutates_args=())
+def tiled_gradient(
+    grads: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    gammas: Tensor | None,
+    gamma: float,
+    softmax: bool,
+    ignore_index: int,
+    label_smoothing: float,
+    squared: bool,
+) -> Tensor:
+    """The gradient of the logits, given the derivatives of the loss by the stacked sums."""
+    options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
+    result = torch.empty_like(logits)
+    (x, y, out, *w), spatial = _merge([t for t in (logits, target, result, weight) if t is not None], logits.ndim - 2)
+
+    def work(images: slice, rows: slice) -> None:
+        tile = _cut_out(x, y, w, images, rows, spatial, options)
+        mine = grads[:, images]
+        gradient = _kind(tile, options).gradient(
+            tile, _Grads(mine[0], mine[1], mine[2], mine[3], mine[6] if squared else None), options
+        )
+        place = out[images, :, rows]
+        place.copy_(gradient.view(place.shape))
+
+    _each(work, _tiles(x), x.device)
+    return result
+
+
+def _cut_out(
+    x: Tensor, y: Tensor, w: list[Tensor], images: slice, rows: slice, spatial: int, options: _Options
+) -> _Tile:
+    dense = y.ndim == x.ndim
+    return _tile(
+        x[images, :, rows], y[images, :, rows] if dense else y[images, rows], w[0][images, rows] if w else None, options
+    )
+
+
+@tiled_sums.register_fake
+def _(logits: Tensor, *inputs: Any) -> Tensor:  # noqa: ANN401
+    return logits.new_empty(8 if inputs[-1] else 6, *logits.shape[:2], dtype=_wide(logits))
+
+
+@tiled_gradient.register_fake
+def _(grads: Tensor, logits: Tensor, *inputs: Any) -> Tensor:  # noqa: ANN401
+    return torch.empty_like(logits)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+    logits, target, weight, gammas, *ctx.options = inputs
+    ctx.save_for_backward(logits, target, weight, gammas, output)
+
+
+def _backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    *tensors, sums = ctx.saved_tensors
+    # The sums of an image with an illegal label are NaN, and so is its gradient.
+    return tiled_gradient(grads + 0 * sums[5], *tensors, *ctx.options), *[None] * 8
+
+
+def _no_double_backward(ctx: Any, grads: Tensor) -> None:  # noqa: ANN401
+    raise RuntimeError("Expected one backward pass through backend='tiled', got a second one. Use backend='reference'.")
+
+
+tiled_sums.register_autograd(_backward, setup_context=_save)
+tiled_gradient.register_autograd(_no_double_backward)
+
+
+def pixel_sums(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    activation: Literal["softmax", "sigmoid"],
+    gamma: float | Tensor,
+    ignore_index: int,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    squared: bool = False,
+) -> PixelSums:
+    """The sums of `PixelSums`; see the contract in `segfocal.kernels`."""
+    gammas, single = (gamma, 0.0) if isinstance(gamma, Tensor) else (None, gamma)
+    softmax = activation == "softmax"
+    sums = tiled_sums(logits, target, weight, gammas, single, softmax, ignore_index, label_smoothing, squared)
+    return PixelSums(*sums.unbind(0))
