@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 from segfocal.kernels import PixelSums
 
-# Values in a tile. On the CPU: large enough that a call costs little beside its work, small enough for the cache.
-_CPU_TILE, _DEVICE_TILE = 524_288, 2**24
-
+# Values in a tile: few calls for much work, at most a twelfth of the logits so that threads share and memory stays
+# small, and never more than the cache holds.
+_LEAST, _SHARE, _MOST = 2**17, 12, 2**20
 
 R = TypeVar("R")
 
@@ -51,6 +51,7 @@ class _Tile(NamedTuple):
     m: Tensor  # (b, K, T) weight, 0 where ignored; K = C where classes are ignored one by one
     ignored: Tensor  # (b, K, T) bool
     poison: Tensor  # (b, 1) NaN for an image with an illegal label, else 0
+    room: Tensor  # (2, b, C, T) to write to: new memory for each tile would cost as much as its maths
 
 
 class _Grads(NamedTuple):
@@ -66,7 +67,7 @@ class _Grads(NamedTuple):
 # What the target says of a tile
 
 
-def _tile(x: Tensor, target: Tensor, weight: Tensor | None, options: _Options) -> _Tile:
+def _tile(x: Tensor, target: Tensor, weight: Tensor | None, room: Tensor, options: _Options) -> _Tile:
     """Flatten the spatial dims and read the labels; `x` (b, C, ...), `target` with or without C, `weight` (b, ...)."""
     dtype, dense = _wide(x), target.ndim == x.ndim
     x, target = x.flatten(2), target.flatten(2 if dense else 1)
@@ -77,7 +78,7 @@ def _tile(x: Tensor, target: Tensor, weight: Tensor | None, options: _Options) -
         m = weight.flatten(1).to(dtype).unsqueeze(1)
         ignored = ignored | (m == 0)
         m = m.masked_fill(ignored, 0.0)
-    return _Tile(x, y, m, ignored, torch.zeros_like(illegal, dtype=dtype).masked_fill_(illegal, math.nan))
+    return _Tile(x, y, m, ignored, torch.where(illegal, math.nan, 0.0), room[:, : x.numel()].view(2, *x.shape))
 
 
 def _indices(target: Tensor, num_classes: int, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +106,7 @@ def _shares(target: Tensor, dtype: torch.dtype, options: _Options) -> tuple[Tens
 
 def _finite(tile: _Tile) -> Tensor:
     """A copy of the logits (b, C, T) in the dtype of the sums, without the NaN and infinities of ignored pixels."""
-    x = torch.empty(tile.x.shape, dtype=_wide(tile.x), device=tile.x.device).copy_(tile.x)
+    x = tile.room[0].copy_(tile.x)
     if x.device.type == "cpu" and x.sum().isfinite():  # elsewhere the check would wait for the device
         return x
     return x.masked_fill_(tile.ignored, 0.0)
@@ -113,14 +114,16 @@ def _finite(tile: _Tile) -> Tensor:
 
 def _of_class(values: Tensor, y: Tensor) -> Tensor:
     """What each pixel's class has: values (b, C) and class indices (b, T) to (b, T)."""
-    offset = torch.arange(len(y), device=y.device)[:, None] * values.shape[1]
-    return values.reshape(-1).index_select(0, (y + offset).view(-1)).view_as(y)
+    return values.index_select(1, y[0]) if len(y) == 1 else values.gather(1, y)  # the first is faster
 
 
-def _by_class(values: Tensor, y: Tensor, e: Tensor) -> Tensor:
-    """Sum values (b, F, T) by the pixels' class (b, T) into (b, F, C)."""
-    sums = torch.zeros(*values.shape[:2], e.shape[1], dtype=_accumulator(values), device=values.device)
-    return sums.scatter_add_(2, y.unsqueeze(1).expand(values.shape), values.to(sums.dtype))
+def _by_class(values: list[Tensor], y: Tensor, e: Tensor) -> tuple[Tensor, ...]:
+    """Sum each of the values (b, T) by the pixels' class (b, T) into (b, C)."""
+    rows = torch.empty(len(values), *y.shape, dtype=_accumulator(e), device=e.device)
+    for row, value in zip(rows, values, strict=True):
+        row.copy_(value)
+    sums = torch.zeros(len(values), *e.shape[:2], dtype=rows.dtype, device=e.device)
+    return sums.scatter_add_(2, y.expand(rows.shape), rows).unbind(0)
 
 
 # The focal term, element by element
@@ -167,9 +170,10 @@ def _odds(tile: _Tile) -> _Odds:
     if batch > 1:
         place = place + torch.arange(batch, device=tile.x.device)[:, None] * (num_classes * pixels)
     place = torch.add(place, tile.y, alpha=pixels).view(-1)
-    e = torch.empty(tile.x.shape, dtype=_wide(tile.x), device=tile.x.device)
+    e = tile.room[0]
     if e.device.type == "cpu":  # elsewhere the check below would wait for the device
-        own, others = _split(e.copy_(tile.x).exp_(), place, tile.y)  # a copy: the same bits for all strides
+        torch.exp(tile.x, out=e) if tile.x.dtype == e.dtype else e.copy_(tile.x).exp_()
+        own, others = _split(e, place, tile.y)
         total, ratio = own + others, others / own
         low, high = torch.aminmax(total)
         # Inside these ranges no digit is lost; NaN and infinities, of ignored pixels too, lie outside.
@@ -197,14 +201,14 @@ def _softmax_index_sums(tile: _Tile, options: _Options) -> list[Tensor]:
     e, _, p, q, surprise, inverse = _odds(tile)
     m = tile.m.squeeze(1)
     m_p = m * p
-    by_class = _by_class(torch.stack([_focal(q, surprise, _gamma_of(tile, options)).mul_(m), m_p, m], 1), tile.y, e)
-    positive, overlap, actual = by_class.unbind(1)
+    focal = _focal(q, surprise, _gamma_of(tile, options)).mul_(m)
+    positive, overlap, actual = _by_class([focal, m_p, m], tile.y, e)
     scale = inverse.mul_(m) if not options.squared else inverse * m
     predicted = torch.bmm(e, scale.unsqueeze(2)).squeeze(2) + overlap
     valid = actual.sum(1, keepdim=True).expand_as(actual)
     sums = [positive, torch.zeros_like(positive), overlap, predicted, actual, valid]
     if options.squared:
-        own = _by_class((m_p * p).unsqueeze(1), tile.y, e).squeeze(1)
+        (own,) = _by_class([m_p * p], tile.y, e)
         sums += [torch.bmm(e * e, (scale * inverse).unsqueeze(2)).squeeze(2) + own, actual]
     return sums
 
@@ -223,7 +227,7 @@ def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Te
     own = torch.addcmul(a, q, v, value=-1).mul_(p).add_(push).mul_(m).neg_()  # m (p (q v - a) - push)
     # dx_j / e_j = (g_j - a - p v + pull) m inverse, as a matrix product of rank 2.
     rows = torch.stack([scale, pull.sub_(a).addcmul_(p, v, value=-1).mul_(scale)], 1)
-    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows)
+    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows, out=tile.room[1])
     if squares is not None:
         w += 2 * squares.unsqueeze(2) * e * (scale * inverse).unsqueeze(1)
     e *= w
@@ -325,50 +329,47 @@ def _accumulator(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
 
 
-def _merge(tensors: list[Tensor], spatial: int) -> tuple[list[Tensor], int]:
-    """Views with one spatial dim if all tensors allow it, else as they are; and how many spatial dims there are."""
+def _merge(tensors: list[Tensor], spatial: int) -> list[Tensor]:
+    """Views with one spatial dim, if all tensors allow it without a copy."""
     if spatial == 0:
-        return [t.unsqueeze(-1) for t in tensors], 1
+        return [t.unsqueeze(-1) for t in tensors]
 
     def in_line(t: Tensor) -> bool:
         dims = [d for d in range(t.ndim - spatial, t.ndim) if t.shape[d] > 1]
         return all(t.stride(a) == t.stride(b) * t.shape[b] for a, b in itertools.pairwise(dims))
 
-    if all(in_line(t) for t in tensors):
-        return [t.flatten(-spatial) for t in tensors], 1
-    return tensors, spatial
+    return [t.flatten(-spatial) for t in tensors] if all(in_line(t) for t in tensors) else tensors
 
 
 def _tiles(logits: Tensor) -> list[tuple[slice, slice]]:
     """Slices of the images and of the first spatial dim that cut (B, C, rows, ...) into tiles of similar size."""
-    batch, num_classes, rows = logits.shape[:3]
+    batch, num_classes, rows, row = *logits.shape[:3], math.prod(logits.shape[3:])
     if logits.numel() == 0:
         return []
-    row = math.prod(logits.shape[3:])
-    most = max(1, (_CPU_TILE if logits.device.type == "cpu" else _DEVICE_TILE) // num_classes)  # pixels
-    return list(
-        itertools.product(_cut(batch, max(1, most // (rows * row))), _cut(rows, max(1, most // row))),
-    )
+    most = min(max(_LEAST, logits.numel() // _SHARE), _MOST) // num_classes  # pixels
+    return list(itertools.product(_cut(batch, most // (rows * row)), _cut(rows, most // row)))
 
 
 def _cut(length: int, most: int) -> list[slice]:
-    step = math.ceil(length / math.ceil(length / most))
+    step = math.ceil(length / math.ceil(length / max(1, most)))
     return [slice(start, start + step) for start in range(0, length, step)]
 
 
-def _each(work: Callable[[slice, slice], R], tiles: list[tuple[slice, slice]], device: torch.device) -> list[R]:
-    """Do the work for each tile, on the CPU in as many threads as PyTorch has; the results are in order."""
-    workers = min(torch.get_num_threads(), len(tiles)) if device.type == "cpu" else 1
-    if workers < 2:
-        with torch.autocast(device.type, enabled=False):  # a backward pass may run inside one
-            return [work(*tile) for tile in tiles]
+def _each(work: Callable[[slice, slice, Tensor], R], logits: Tensor) -> list[R]:
+    """Do the work for each tile, on the CPU in as many threads as PyTorch has; the results are in the tiles' order."""
+    tiles, device = _tiles(logits), logits.device
+    workers = max(1, min(torch.get_num_threads(), len(tiles))) if device.type == "cpu" else 1
+    size = max((logits[images, :, rows].numel() for images, rows in tiles), default=0)
     inference = torch.is_inference_mode_enabled()
 
     def share(worker: int) -> list[R]:
-        with torch.inference_mode(inference), torch.no_grad():
-            return [work(*tile) for tile in tiles[worker::workers]]
+        # Threads know nothing of the caller's modes; and a backward pass may run inside autocast.
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            room = torch.empty(2, size, dtype=_wide(logits), device=device)
+            return [work(*tile, room) for tile in tiles[worker::workers]]
 
-    shares = list(_pool(os.getpid(), workers).map(share, range(workers)))
+    together = map if workers == 1 else _pool(os.getpid(), workers).map
+    shares = list(together(share, range(workers)))
     return [shares[i % workers][i // workers] for i in range(len(tiles))]
 
 
@@ -403,14 +404,13 @@ def tiled_sums(
     """The fields of PixelSums, stacked: (6 or 8, B, C)."""
     options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
     sums = torch.zeros(8 if squared else 6, *logits.shape[:2], dtype=_accumulator(logits), device=logits.device)
-    (x, y, *w), spatial = _merge([t for t in (logits, target, weight) if t is not None], logits.ndim - 2)
+    x, y, *w = _merge([t for t in (logits, target, weight) if t is not None], logits.ndim - 2)
 
-    def work(images: slice, rows: slice) -> Tensor:
-        tile = _cut_out(x, y, w, images, rows, spatial, options)
-        return torch.stack(_kind(tile, options).sums(tile, options)).to(sums.dtype) + tile.poison
+    def work(images: slice, rows: slice, room: Tensor) -> tuple[slice, Tensor]:
+        tile = _cut_out(x, y, w, images, rows, room, options)
+        return images, torch.stack(_kind(tile, options).sums(tile, options)).to(sums.dtype) + tile.poison
 
-    tiles = _tiles(x)
-    for (images, _), part in zip(tiles, _each(work, tiles, x.device), strict=True):
+    for images, part in _each(work, x):
         sums[:, images] += part
     return sums.to(_wide(logits))
 
@@ -431,10 +431,10 @@ def tiled_gradient(
     """The gradient of the logits, given the derivatives of the loss by the stacked sums."""
     options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
     result = torch.empty_like(logits)
-    (x, y, out, *w), spatial = _merge([t for t in (logits, target, result, weight) if t is not None], logits.ndim - 2)
+    x, y, out, *w = _merge([t for t in (logits, target, result, weight) if t is not None], logits.ndim - 2)
 
-    def work(images: slice, rows: slice) -> None:
-        tile = _cut_out(x, y, w, images, rows, spatial, options)
+    def work(images: slice, rows: slice, room: Tensor) -> None:
+        tile = _cut_out(x, y, w, images, rows, room, options)
         mine = grads[:, images]
         gradient = _kind(tile, options).gradient(
             tile, _Grads(mine[0], mine[1], mine[2], mine[3], mine[6] if squared else None), options
@@ -442,17 +442,15 @@ def tiled_gradient(
         place = out[images, :, rows]
         place.copy_(gradient.view(place.shape))
 
-    _each(work, _tiles(x), x.device)
+    _each(work, x)
     return result
 
 
 def _cut_out(
-    x: Tensor, y: Tensor, w: list[Tensor], images: slice, rows: slice, spatial: int, options: _Options
+    x: Tensor, y: Tensor, w: list[Tensor], images: slice, rows: slice, room: Tensor, options: _Options
 ) -> _Tile:
-    dense = y.ndim == x.ndim
-    return _tile(
-        x[images, :, rows], y[images, :, rows] if dense else y[images, rows], w[0][images, rows] if w else None, options
-    )
+    target = y[images, :, rows] if y.ndim == x.ndim else y[images, rows]
+    return _tile(x[images, :, rows], target, w[0][images, rows] if w else None, room, options)
 
 
 @tiled_sums.register_fake
