@@ -50,8 +50,8 @@ class _Tile(NamedTuple):
     y: Tensor  # (b, T) int64 in [0, C), or (b, C, T) shares
     m: Tensor  # (b, K, T) weight, 0 where ignored; K = C where classes are ignored one by one
     ignored: Tensor  # (b, K, T) bool
-    poison: Tensor  # (b, 1) NaN for an image with an illegal label, else 0
-    room: Tensor  # (2, b, C, T) to write to: new memory for each tile would cost as much as its maths
+    poison: Tensor | None  # (b, 1) NaN for an image with an illegal label, else 0; None if there is none
+    room: Tensor  # (2, at least b * C * T) to write to: new memory for each tile would cost as much as its maths
 
 
 class _Grads(NamedTuple):
@@ -71,59 +71,51 @@ def _tile(x: Tensor, target: Tensor, weight: Tensor | None, room: Tensor, option
     """Flatten the spatial dims and read the labels; `x` (b, C, ...), `target` with or without C, `weight` (b, ...)."""
     dtype, dense = _wide(x), target.ndim == x.ndim
     x, target = x.flatten(2), target.flatten(2 if dense else 1)
-    y, ignored, illegal = _shares(target, dtype, options) if dense else _indices(target, x.shape[1], dtype, options)
+    y, ignored, poison = _shares(target, dtype, options) if dense else _indices(target, x.shape[1], dtype, options)
     if weight is None:
-        m = (~ignored).to(dtype)
+        m = torch.logical_not(ignored, out=torch.empty(ignored.shape, dtype=dtype, device=x.device))
     else:
         m = weight.flatten(1).to(dtype).unsqueeze(1)
         ignored = ignored | (m == 0)
         m = m.masked_fill(ignored, 0.0)
-    return _Tile(x, y, m, ignored, torch.where(illegal, math.nan, 0.0), room[:, : x.numel()].view(2, *x.shape))
+    return _Tile(x, y, m, ignored, poison, room)
 
 
-def _indices(target: Tensor, num_classes: int, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Class indices (b, T) or, where the fast ways do not apply, one-hot shares; ignored (b, 1, T); illegal (b, 1)."""
+def _indices(
+    target: Tensor, num_classes: int, dtype: torch.dtype, options: _Options
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Class indices (b, T) or, where the fast way does not apply, one-hot shares; ignored (b, 1, T); poison."""
     index, last = target.long(), max(num_classes, 2) - 1  # widened first: 255 does not fit int8, -100 not uint8
     ignored = index == options.ignore_index
     index = index.masked_fill(ignored, 0)
-    low, high = torch.aminmax(index, dim=1, keepdim=True)
-    index.clamp_(0, last)
+    low, high = torch.aminmax(index)
+    poison = None
+    if index.device.type != "cpu" or low < 0 or high > last:  # elsewhere a look would wait for the device
+        illegal = ((index < 0) | (index > last)).any(1, keepdim=True)
+        poison, index = torch.where(illegal, math.nan, 0.0), index.clamp(0, last)
     if not options.softmax or options.label_smoothing > 0:
         first = 1 if num_classes == 1 else 0  # one channel is class 1, the object
         classes = torch.arange(first, first + num_classes, device=index.device)
         index = (index.unsqueeze(1) == classes[:, None]).to(dtype)
-    return index, ignored.unsqueeze(1), (low < 0) | (high > last)
+    return index, ignored.unsqueeze(1), poison
 
 
 def _shares(target: Tensor, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares (b, C, T), ignored (b, K, T), illegal (b, 1)."""
+    """Shares (b, C, T), ignored (b, K, T), poison (b, 1)."""
     ignored = target == options.ignore_index
     if options.softmax:
         ignored = ignored.any(1, keepdim=True)
     y = target.to(dtype).masked_fill(ignored, 0.0)
-    return y, ignored, ~((y >= 0) & (y <= 1)).flatten(1).all(1, keepdim=True)
+    legal = ((y >= 0) & (y <= 1)).flatten(1).all(1, keepdim=True)
+    return y, ignored, torch.where(legal, 0.0, math.nan)
 
 
 def _finite(tile: _Tile) -> Tensor:
     """A copy of the logits (b, C, T) in the dtype of the sums, without the NaN and infinities of ignored pixels."""
-    x = tile.room[0].copy_(tile.x)
+    x = tile.room[0, : tile.x.numel()].view(tile.x.shape).copy_(tile.x)
     if x.device.type == "cpu" and x.sum().isfinite():  # elsewhere the check would wait for the device
         return x
     return x.masked_fill_(tile.ignored, 0.0)
-
-
-def _of_class(values: Tensor, y: Tensor) -> Tensor:
-    """What each pixel's class has: values (b, C) and class indices (b, T) to (b, T)."""
-    return values.index_select(1, y[0]) if len(y) == 1 else values.gather(1, y)  # the first is faster
-
-
-def _by_class(values: list[Tensor], y: Tensor, e: Tensor) -> tuple[Tensor, ...]:
-    """Sum each of the values (b, T) by the pixels' class (b, T) into (b, C)."""
-    rows = torch.empty(len(values), *y.shape, dtype=_accumulator(e), device=e.device)
-    for row, value in zip(rows, values, strict=True):
-        row.copy_(value)
-    sums = torch.zeros(len(values), *e.shape[:2], dtype=rows.dtype, device=e.device)
-    return sums.scatter_add_(2, y.expand(rows.shape), rows).unbind(0)
 
 
 # The focal term, element by element
@@ -140,15 +132,19 @@ def _softplus(r: Tensor) -> Tensor:
 
 
 def _focal(q: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
-    return surprise.clone() if isinstance(gamma, float) and gamma == 0 else q**gamma * surprise
+    return surprise if isinstance(gamma, float) and gamma == 0 else q**gamma * surprise
 
 
 def _slope(q: Tensor, p: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
     """The derivative of the focal term by r."""
     if isinstance(gamma, float) and gamma == 0:
-        return q.clone()
+        return q
     surprise = surprise.clamp(max=torch.finfo(p.dtype).max)  # where p is 0 it may be infinite
-    return (gamma * p).mul_(surprise).add_(q).mul_(q**gamma)
+    return (
+        torch.addcmul(q, p, surprise, value=gamma) * q**gamma
+        if isinstance(gamma, float)
+        else (gamma * p * surprise + q) * q**gamma
+    )
 
 
 # Softmax, one class per pixel: exponentials of the logits as they are, and matrix products
@@ -156,69 +152,89 @@ def _slope(q: Tensor, p: Tensor, surprise: Tensor, gamma: float | Tensor) -> Ten
 
 class _Odds(NamedTuple):
     e: Tensor  # (b, C, T) exp(x), 0 at the pixel's own class
-    place: Tensor  # (b * T,) where the own class lies in e, flat
+    flat: Tensor  # the memory of e
+    place: Tensor  # (b * T,) where in it the own class lies
     p: Tensor  # (b, T) probability of the own class
     q: Tensor  # (b, T) 1 - p
     surprise: Tensor  # (b, T) -log p
     inverse: Tensor  # (b, T) e * inverse is the probability
 
 
-def _odds(tile: _Tile) -> _Odds:
-    batch, num_classes, pixels = tile.x.shape
-    # Flat indices are several times faster than gather and scatter along the classes.
-    place = torch.arange(pixels, device=tile.x.device)
-    if batch > 1:
-        place = place + torch.arange(batch, device=tile.x.device)[:, None] * (num_classes * pixels)
-    place = torch.add(place, tile.y, alpha=pixels).view(-1)
-    e = tile.room[0]
+def _odds(tile: _Tile, e: Tensor) -> _Odds:
+    """The odds, with e to write to; of any strides."""
+    x, (image_stride, class_stride, pixel_stride) = tile.x, e.stride()
+    # One flat index per pixel is several times faster than gather and scatter along the classes.
+    flat = e.as_strided((1 + sum((n - 1) * s for n, s in zip(e.shape, e.stride(), strict=True)),), (1,))
+    place = torch.arange(0, pixel_stride * x.shape[2], pixel_stride, device=x.device)
+    if len(x) > 1:
+        place = place + torch.arange(0, image_stride * len(x), image_stride, device=x.device)[:, None]
+    place = torch.add(place, tile.y, alpha=class_stride).view(-1)
     if e.device.type == "cpu":  # elsewhere the check below would wait for the device
-        torch.exp(tile.x, out=e) if tile.x.dtype == e.dtype else e.copy_(tile.x).exp_()
-        own, others = _split(e, place, tile.y)
+        torch.exp(x, out=e) if x.dtype == e.dtype else e.copy_(x).exp_()
+        own, others = _split(e, flat, place)
         total, ratio = own + others, others / own
-        low, high = torch.aminmax(total)
-        # Inside these ranges no digit is lost; NaN and infinities, of ignored pixels too, lie outside.
-        if low >= 1e-10 and high <= 1e30 and ratio.amax() < 1e25:
+        # Inside these bounds no digit is lost; NaN and infinities, of ignored pixels too, lie outside.
+        if own.amin() >= 1e-18 and total.amax() <= 1e18:
             inverse = total.reciprocal_()
-            return _Odds(e, place, own.mul_(inverse), others.mul_(inverse), ratio.log1p_(), inverse)
-    x = e.copy_(tile.x).masked_fill_(tile.ignored, 0.0)
-    x -= x.amax(1, keepdim=True)
-    x_own = x.view(-1).index_select(0, place).view_as(tile.y)
-    own, others = _split(x.exp_(), place, tile.y)
+            return _Odds(e, flat, place, own.mul_(inverse), others.mul_(inverse), ratio.log1p_(), inverse)
+    e.copy_(x).masked_fill_(tile.ignored, 0.0)
+    e -= e.amax(1, keepdim=True)
+    x_own = flat.index_select(0, place).view_as(tile.y)
+    own, others = _split(e.exp_(), flat, place)
     inverse, surprise = (own + others).reciprocal_(), _softplus(others.log() - x_own)
-    return _Odds(e, place, own.mul_(inverse), others.mul_(inverse), surprise, inverse)
+    return _Odds(e, flat, place, own.mul_(inverse), others.mul_(inverse), surprise, inverse)
 
 
-def _split(e: Tensor, place: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _split(e: Tensor, flat: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     """The own class's share and the sum of the others (b, T); sets the own class to 0, so nothing is subtracted."""
-    flat = e.view(-1)
     own = flat.index_select(0, place)
     flat.scatter_(0, place, torch.zeros_like(own))
-    ones = torch.ones((), dtype=e.dtype, device=e.device).expand(len(e), 1, e.shape[1])
-    return own.view_as(y), torch.bmm(ones, e).squeeze(1)
+    others = torch.bmm(torch.ones(len(e), 1, e.shape[1], dtype=e.dtype, device=e.device), e).squeeze(1)
+    return own.view_as(others), others
+
+
+def _room(tile: _Tile, slot: int) -> Tensor:
+    """Memory for (b, C, T), with the classes last where they are last in the logits."""
+    (batch, num_classes, pixels), room = tile.x.shape, tile.room[slot, : tile.x.numel()]
+    if num_classes > 1 and tile.x.stride(1) == 1 and pixels > 1:
+        return room.view(batch, pixels, num_classes).transpose(1, 2)
+    return room.view(tile.x.shape)
 
 
 def _softmax_index_sums(tile: _Tile, options: _Options) -> list[Tensor]:
-    e, _, p, q, surprise, inverse = _odds(tile)
-    m = tile.m.squeeze(1)
-    m_p = m * p
-    focal = _focal(q, surprise, _gamma_of(tile, options)).mul_(m)
-    positive, overlap, actual = _by_class([focal, m_p, m], tile.y, e)
-    scale = inverse.mul_(m) if not options.squared else inverse * m
-    predicted = torch.bmm(e, scale.unsqueeze(2)).squeeze(2) + overlap
-    valid = actual.sum(1, keepdim=True).expand_as(actual)
-    sums = [positive, torch.zeros_like(positive), overlap, predicted, actual, valid]
+    e, _, _, p, q, surprise, inverse = _odds(tile, _room(tile, 0))
+    m, (batch, num_classes, _) = tile.m.squeeze(1), e.shape
+    rows = torch.empty(4 if options.squared else 3, *p.shape, dtype=_accumulator(e), device=e.device)
+    torch.mul(m, _focal(q, surprise, _gamma_of(tile, options)), out=rows[0])
+    m_p = torch.mul(m, p)
+    rows[1].copy_(m_p)
+    rows[2].copy_(m)
     if options.squared:
-        (own,) = _by_class([m_p * p], tile.y, e)
-        sums += [torch.bmm(e * e, (scale * inverse).unsqueeze(2)).squeeze(2) + own, actual]
+        torch.mul(m_p, p, out=rows[3])
+    by_class = torch.zeros(len(rows), batch, num_classes, dtype=rows.dtype, device=e.device)
+    positive, overlap, actual, *own = by_class.scatter_add_(2, tile.y.expand(rows.shape), rows).unbind(0)
+    scale = m * inverse
+    predicted = torch.bmm(e, scale.unsqueeze(2)).squeeze(2) + overlap
+    sums = [
+        positive,
+        torch.zeros_like(positive),
+        overlap,
+        predicted,
+        actual,
+        actual.sum(1, keepdim=True).expand_as(actual),
+    ]
+    if options.squared:
+        sums += [torch.bmm(e * e, (scale * inverse).unsqueeze(2)).squeeze(2) + own[0], actual]
     return sums
 
 
-def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Tensor:
-    e, place, p, q, surprise, inverse = _odds(tile)
+def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options, out: Tensor) -> None:
+    direct = out.dtype == _wide(out)  # then the memory of the result is the room for e
+    e, flat, place, p, q, surprise, inverse = _odds(tile, out if direct else _room(tile, 0))
     m, g, squares = tile.m.squeeze(1), grads.predicted, grads.squares
-    push = _slope(q, p, surprise, _gamma_of(tile, options)).mul_(_of_class(grads.positive, tile.y))
+    f, v = (_of_class(t, tile.y) for t in (grads.positive, g + grads.overlap))
+    push = _slope(q, p, surprise, _gamma_of(tile, options)) * f
     pull = push / q.clamp(min=torch.finfo(q.dtype).tiny)
-    v = _of_class(g + grads.overlap, tile.y)
     a = torch.bmm(g.unsqueeze(1), e).squeeze(1).mul_(inverse)
     scale = m * inverse
     if squares is not None:  # g becomes g + 2 p squares
@@ -227,12 +243,18 @@ def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Te
     own = torch.addcmul(a, q, v, value=-1).mul_(p).add_(push).mul_(m).neg_()  # m (p (q v - a) - push)
     # dx_j / e_j = (g_j - a - p v + pull) m inverse, as a matrix product of rank 2.
     rows = torch.stack([scale, pull.sub_(a).addcmul_(p, v, value=-1).mul_(scale)], 1)
-    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows, out=tile.room[1])
+    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows, out=_room(tile, 1))
     if squares is not None:
         w += 2 * squares.unsqueeze(2) * e * (scale * inverse).unsqueeze(1)
     e *= w
-    e.view(-1).scatter_(0, place, own.view(-1))
-    return e
+    flat.scatter_(0, place, own.view(-1))
+    if not direct:
+        out.copy_(e)
+
+
+def _of_class(values: Tensor, y: Tensor) -> Tensor:
+    """What each pixel's class has: values (b, C) and class indices (b, T) to (b, T)."""
+    return values.index_select(1, y[0]) if len(y) == 1 else values.gather(1, y)  # the first is faster
 
 
 # Softmax, any share of any class
@@ -256,13 +278,13 @@ def _softmax_share_sums(tile: _Tile, options: _Options) -> list[Tensor]:
     return _share_sums(tile, p, positive, torch.zeros_like(positive), options)
 
 
-def _softmax_share_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Tensor:
+def _softmax_share_gradient(tile: _Tile, grads: _Grads, options: _Options, out: Tensor) -> None:
     p, q, surprise, y = _softmax_share_terms(tile, options)
     push = grads.positive.unsqueeze(2) * y * _slope(q, p, surprise, _gamma_of(tile, options))
     pull = push / q.clamp(min=torch.finfo(q.dtype).tiny)
     a = _region_slope(tile, p, grads)
     focal = p * (pull.sum(1, keepdim=True) - pull) - push
-    return tile.m * (focal + p * (a - (p * a).sum(1, keepdim=True)))
+    out.copy_(tile.m * (focal + p * (a - (p * a).sum(1, keepdim=True))))
 
 
 # Sigmoid: every class for itself
@@ -277,12 +299,12 @@ def _sigmoid_sums(tile: _Tile, options: _Options) -> list[Tensor]:
     return _share_sums(tile, p, positive, negative, options)
 
 
-def _sigmoid_gradient(tile: _Tile, grads: _Grads, options: _Options) -> Tensor:
+def _sigmoid_gradient(tile: _Tile, grads: _Grads, options: _Options, out: Tensor) -> None:
     x, gamma = _finite(tile), _gamma_of(tile, options)
     p, q, y = x.sigmoid(), (-x).sigmoid_(), _smooth_yes(tile, options)
     positive = grads.positive.unsqueeze(2) * y * _slope(q, p, _softplus(-x), gamma)
     negative = grads.negative.unsqueeze(2) * (1 - y) * _slope(p, q, _softplus(x), gamma)
-    return tile.m * (negative - positive + p * q * _region_slope(tile, p, grads))
+    out.copy_(tile.m * (negative - positive + p * q * _region_slope(tile, p, grads)))
 
 
 def _smooth_yes(tile: _Tile, options: _Options) -> Tensor:
@@ -310,7 +332,7 @@ def _region_slope(tile: _Tile, p: Tensor, grads: _Grads) -> Tensor:
 
 class _Kind(NamedTuple):
     sums: Callable[[_Tile, _Options], list[Tensor]]
-    gradient: Callable[[_Tile, _Grads, _Options], Tensor]
+    gradient: Callable[[_Tile, _Grads, _Options, Tensor], None]
 
 
 def _kind(tile: _Tile, options: _Options) -> _Kind:
@@ -380,9 +402,15 @@ def _pool(_process: int, workers: int) -> ThreadPoolExecutor:
     A forked process has none of its parent's threads, so it is part of the key.
     """
     threads, together = torch.get_num_threads(), threading.Barrier(workers)
-    pool = ThreadPoolExecutor(workers, "segfocal", initializer=torch.set_num_threads, initargs=(1,))
-    list(pool.map(lambda _: together.wait(), range(workers)))  # all have started and set their own number
-    torch.set_num_threads(threads)  # threads made later start from the number set last
+
+    def alone(_: int) -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread takes the number set last when it first needs one: let that be now
+        together.wait()
+
+    pool = ThreadPoolExecutor(workers, "segfocal")
+    list(pool.map(alone, range(workers)))
+    torch.set_num_threads(threads)
     return pool
 
 
@@ -406,12 +434,12 @@ def tiled_sums(
     sums = torch.zeros(8 if squared else 6, *logits.shape[:2], dtype=_accumulator(logits), device=logits.device)
     x, y, *w = _merge([t for t in (logits, target, weight) if t is not None], logits.ndim - 2)
 
-    def work(images: slice, rows: slice, room: Tensor) -> tuple[slice, Tensor]:
+    def work(images: slice, rows: slice, room: Tensor) -> tuple[slice, list[Tensor], Tensor | None]:
         tile = _cut_out(x, y, w, images, rows, room, options)
-        return images, torch.stack(_kind(tile, options).sums(tile, options)).to(sums.dtype) + tile.poison
+        return images, _kind(tile, options).sums(tile, options), tile.poison
 
-    for images, part in _each(work, x):
-        sums[:, images] += part
+    for images, parts, poison in _each(work, x):
+        sums[:, images] += torch.stack(parts) if poison is None else torch.stack(parts) + poison
     return sums.to(_wide(logits))
 
 
@@ -435,12 +463,13 @@ def tiled_gradient(
 
     def work(images: slice, rows: slice, room: Tensor) -> None:
         tile = _cut_out(x, y, w, images, rows, room, options)
-        mine = grads[:, images]
-        gradient = _kind(tile, options).gradient(
-            tile, _Grads(mine[0], mine[1], mine[2], mine[3], mine[6] if squared else None), options
-        )
+        positive, negative, overlap, predicted, _, _, *squares = grads[:, images].unbind(0)
+        mine = _Grads(positive, negative, overlap, predicted, squares[0] if squared else None)
         place = out[images, :, rows]
-        place.copy_(gradient.view(place.shape))
+        gradient = place if place.ndim == 3 else torch.empty(tile.x.shape, dtype=_wide(x), device=x.device)
+        _kind(tile, options).gradient(tile, mine, options, gradient)
+        if gradient is not place:
+            place.copy_(gradient.view(place.shape))
 
     _each(work, x)
     return result
