@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 from segfocal.kernels import PixelSums
 
-# Values in a tile: few calls for much work, at most a twelfth of the logits so that threads share and memory stays
+# Values in a tile: few calls for much work, at most a twentieth of the logits so that threads share and memory stays
 # small, and never more than the cache holds.
-_LEAST, _SHARE, _MOST = 2**17, 12, 2**20
+_LEAST, _SHARE, _MOST = 2**17, 20, 2**20
 
 R = TypeVar("R")
 
@@ -136,15 +136,11 @@ def _focal(q: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
 
 
 def _slope(q: Tensor, p: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
-    """The derivative of the focal term by r."""
+    """The derivative of the focal term by r, a new tensor."""
     if isinstance(gamma, float) and gamma == 0:
-        return q
+        return q.clone()
     surprise = surprise.clamp(max=torch.finfo(p.dtype).max)  # where p is 0 it may be infinite
-    return (
-        torch.addcmul(q, p, surprise, value=gamma) * q**gamma
-        if isinstance(gamma, float)
-        else (gamma * p * surprise + q) * q**gamma
-    )
+    return surprise.mul_(p).mul_(gamma).add_(q).mul_(q**gamma)
 
 
 # Softmax, one class per pixel: exponentials of the logits as they are, and matrix products
@@ -233,8 +229,8 @@ def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options, out: 
     e, flat, place, p, q, surprise, inverse = _odds(tile, out if direct else _room(tile, 0))
     m, g, squares = tile.m.squeeze(1), grads.predicted, grads.squares
     f, v = (_of_class(t, tile.y) for t in (grads.positive, g + grads.overlap))
-    push = _slope(q, p, surprise, _gamma_of(tile, options)) * f
-    pull = push / q.clamp(min=torch.finfo(q.dtype).tiny)
+    push = _slope(q, p, surprise, _gamma_of(tile, options)).mul_(f)
+    pull = q.clamp(min=torch.finfo(q.dtype).tiny).reciprocal_().mul_(push)
     a = torch.bmm(g.unsqueeze(1), e).squeeze(1).mul_(inverse)
     scale = m * inverse
     if squares is not None:  # g becomes g + 2 p squares
@@ -333,14 +329,15 @@ def _region_slope(tile: _Tile, p: Tensor, grads: _Grads) -> Tensor:
 class _Kind(NamedTuple):
     sums: Callable[[_Tile, _Options], list[Tensor]]
     gradient: Callable[[_Tile, _Grads, _Options, Tensor], None]
+    shrink: int  # what the size of a tile is divided by, for the memory of all intermediate results
 
 
-def _kind(tile: _Tile, options: _Options) -> _Kind:
+def _kind(dense: bool, options: _Options) -> _Kind:
     if not options.softmax:
-        return _Kind(_sigmoid_sums, _sigmoid_gradient)
-    if tile.y.ndim == 2:
-        return _Kind(_softmax_index_sums, _softmax_index_gradient)
-    return _Kind(_softmax_share_sums, _softmax_share_gradient)
+        return _Kind(_sigmoid_sums, _sigmoid_gradient, 4)
+    if dense or options.label_smoothing > 0:
+        return _Kind(_softmax_share_sums, _softmax_share_gradient, 4)
+    return _Kind(_softmax_index_sums, _softmax_index_gradient, 1)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -363,12 +360,12 @@ def _merge(tensors: list[Tensor], spatial: int) -> list[Tensor]:
     return [t.flatten(-spatial) for t in tensors] if all(in_line(t) for t in tensors) else tensors
 
 
-def _tiles(logits: Tensor) -> list[tuple[slice, slice]]:
+def _tiles(logits: Tensor, shrink: int) -> list[tuple[slice, slice]]:
     """Slices of the images and of the first spatial dim that cut (B, C, rows, ...) into tiles of similar size."""
     batch, num_classes, rows, row = *logits.shape[:3], math.prod(logits.shape[3:])
     if logits.numel() == 0:
         return []
-    most = min(max(_LEAST, logits.numel() // _SHARE), _MOST) // num_classes  # pixels
+    most = min(max(_LEAST, logits.numel() // _SHARE), _MOST) // shrink // num_classes  # pixels
     return list(itertools.product(_cut(batch, most // (rows * row)), _cut(rows, most // row)))
 
 
@@ -377,9 +374,9 @@ def _cut(length: int, most: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, length, step)]
 
 
-def _each(work: Callable[[slice, slice, Tensor], R], logits: Tensor) -> list[R]:
+def _each(work: Callable[[slice, slice, Tensor], R], logits: Tensor, shrink: int) -> list[R]:
     """Do the work for each tile, on the CPU in as many threads as PyTorch has; the results are in the tiles' order."""
-    tiles, device = _tiles(logits), logits.device
+    tiles, device = _tiles(logits, shrink), logits.device
     workers = max(1, min(torch.get_num_threads(), len(tiles))) if device.type == "cpu" else 1
     size = max((logits[images, :, rows].numel() for images, rows in tiles), default=0)
     inference = torch.is_inference_mode_enabled()
@@ -431,14 +428,15 @@ def tiled_sums(
 ) -> Tensor:
     """The fields of PixelSums, stacked: (6 or 8, B, C)."""
     options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
+    kind = _kind(target.ndim == logits.ndim, options)
     sums = torch.zeros(8 if squared else 6, *logits.shape[:2], dtype=_accumulator(logits), device=logits.device)
     x, y, *w = _merge([t for t in (logits, target, weight) if t is not None], logits.ndim - 2)
 
     def work(images: slice, rows: slice, room: Tensor) -> tuple[slice, list[Tensor], Tensor | None]:
         tile = _cut_out(x, y, w, images, rows, room, options)
-        return images, _kind(tile, options).sums(tile, options), tile.poison
+        return images, kind.sums(tile, options), tile.poison
 
-    for images, parts, poison in _each(work, x):
+    for images, parts, poison in _each(work, x, kind.shrink):
         sums[:, images] += torch.stack(parts) if poison is None else torch.stack(parts) + poison
     return sums.to(_wide(logits))
 
@@ -458,6 +456,7 @@ def tiled_gradient(
 ) -> Tensor:
     """The gradient of the logits, given the derivatives of the loss by the stacked sums."""
     options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
+    kind = _kind(target.ndim == logits.ndim, options)
     result = torch.empty_like(logits)
     x, y, out, *w = _merge([t for t in (logits, target, result, weight) if t is not None], logits.ndim - 2)
 
@@ -467,11 +466,11 @@ def tiled_gradient(
         mine = _Grads(positive, negative, overlap, predicted, squares[0] if squared else None)
         place = out[images, :, rows]
         gradient = place if place.ndim == 3 else torch.empty(tile.x.shape, dtype=_wide(x), device=x.device)
-        _kind(tile, options).gradient(tile, mine, options, gradient)
+        kind.gradient(tile, mine, options, gradient)
         if gradient is not place:
             place.copy_(gradient.view(place.shape))
 
-    _each(work, x)
+    _each(work, x, kind.shrink)
     return result
 
 
