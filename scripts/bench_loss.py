@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import math
+import os
 import platform
 import shutil
 import statistics
@@ -80,7 +81,10 @@ def contenders(config: Config, device: str, compiled: bool) -> dict[str, Loss]:
         return sigmoid_focal_loss(x, y, alpha=0.25, reduction="mean")
 
     found: dict[str, Loss] = {"F.cross_entropy alone": lambda x, t: F.cross_entropy(x, t, ignore_index=255)}
-    for backend in ("triton", "tiled") if device == "cuda" else ("tiled", "reference"):
+    backends = ["tiled", "reference"]
+    if device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+        backends.insert(0, "triton")
+    for backend in backends:
         found[f"segfocal {backend}"] = segfocal.FocalDiceLoss(backend=backend)
     found["segfocal sigmoid"] = segfocal.FocalDiceLoss("sigmoid", alpha=0.25)
     found["smp Focal + Dice (sigmoid focal)"] = lambda x, t: smp_focal(x, t) + smp_dice(x, t)
@@ -272,7 +276,9 @@ def main() -> None:
     results, costs = [], []
     for config in track(problems, "Measuring", console=Console(stderr=True)):
         # Inductor needs a C++ compiler on the CPU and takes half a minute for each problem.
-        compiled = device == "cuda" or (shutil.which("g++") is not None and config[1:3] == ("float32", "contiguous"))
+        compiled = config.layout == "contiguous" and (
+            device == "cuda" or (shutil.which("g++") is not None and config.dtype == "float32" and elements is None)
+        )
         results += measure(contenders(config, device, compiled), config, device, arguments.rounds)
         if config.classes == 12 and config[1:3] == ("float32", "contiguous"):
             costs = measure(options(), config, device, 3 * arguments.rounds)

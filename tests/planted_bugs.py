@@ -3,7 +3,7 @@
     python tests/planted_bugs.py [WORD ...]     those whose description contains a word, else all
 
 Each bug changes one place in a copy of the package, on which the tests below then run until the first failure. The
-table says which test failed; the exit code is the number of bugs that none did. All take about ten minutes.
+table says which test failed; the exit code is the number of bugs that none did. All take about twenty minutes.
 tests/test_planted_bugs.py holds that every place still exists.
 """
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("functional", "kernels", "parity", "traps", "losses", "ranks", "triton")
 
 
 class Bug(NamedTuple):
@@ -29,6 +28,13 @@ class Bug(NamedTuple):
 
 
 FUNCTIONAL, REFERENCE, TILED, TRITON = "functional.py", "kernels/reference.py", "kernels/tiled.py", "kernels/triton.py"
+BACKEND = ["tests/test_kernels.py", "tests/test_traps.py", "tests/test_functional.py", "-k"]
+TESTS = {  # of each file, those that look at it
+    FUNCTIONAL: ["tests/test_functional.py", "tests/test_parity.py", "tests/test_kernels.py", "tests/test_ranks.py"],
+    REFERENCE: [*BACKEND, "reference or functional"],
+    TILED: [*BACKEND, "tiled or functional"],
+    TRITON: ["tests/test_triton.py", *BACKEND, "triton and not compile"],
+}
 BUGS = [
     # How the sums are combined
     Bug("alpha dropped", FUNCTIONAL, "loss = positive * batch.positive_focal", "loss = batch.positive_focal"),
@@ -74,14 +80,19 @@ BUGS = [
     Bug("half precision inside", TILED, "else torch.float32\n\n\ndef _acc", "else x.dtype\n\n\ndef _acc"),
     Bug("a tile edge is lost", TILED, "slice(start, start + step) for", "slice(start, start + step - (start > 0)) for"),
     Bug("the last tile is lost", TILED, "range(0, length, step)]", "range(0, max(1, length - step), step)]"),
-    Bug("exponentials overflow", TILED, "high <= 1e30", "high <= math.inf"),
-    Bug("small exponentials lose digits", TILED, "low >= 1e-10", "low >= 0"),
-    Bug("ignored pixels count", TILED, "m = (~ignored).to(dtype)", "m = torch.ones_like(ignored, dtype=dtype)"),
+    Bug("exponentials overflow", TILED, "total.amax() <= 1e18", "total.amax() <= math.inf"),
+    Bug("small exponentials lose digits", TILED, "own.amin() >= 1e-18", "own.amin() >= 0"),
+    Bug(
+        "ignored pixels count",
+        TILED,
+        "m = torch.logical_not(ignored, out",
+        "m = torch.ones_like(ignored, dtype=dtype) if dense else torch.logical_not(ignored, out",
+    ),
     Bug("weight 0 is not ignored", TILED, "ignored = ignored | (m == 0)", "ignored = ignored"),
     Bug("the pixel's own class pulls", TILED, "pull.sub_(a)", "(pull * q).sub_(a)"),
-    Bug("Dice's gradient forgets the overlap", TILED, "_of_class(g + grads.overlap", "_of_class(g"),
+    Bug("Dice's gradient forgets the overlap", TILED, "g + grads.overlap))", "g))"),
     Bug("the gradient of p^2 is p", TILED, "v = v + 2 * p *", "v = v + p *"),
-    Bug("gamma off by one in the slope", TILED, "(gamma * p).mul_(surprise)", "((gamma - 1) * p).mul_(surprise)"),
+    Bug("gamma off by one in the slope", TILED, "mul_(p).mul_(gamma)", "mul_(p).mul_(gamma - 1)"),
     Bug(
         "smoothing spread over one class less",
         TILED,
@@ -93,6 +104,56 @@ BUGS = [
     Bug("softplus stops at 20", TILED, "F.softplus(r, threshold=40.0)", "F.softplus(r)"),
     Bug("autocast reaches the tiles", TILED, "enabled=False):\n            room", "enabled=True):\n            room"),
     Bug("ignored infinities stay", TILED, "return x.masked_fill_(tile.ignored, 0.0)", "return x"),
+    Bug(
+        "NaN escapes the check",
+        TILED,
+        "if own.amin() >= 1e-18 and total.amax() <= 1e18",
+        "if not own.amin() < 1e-18 and not total.amax() > 1e18",
+    ),
+    # The Triton kernels
+    Bug(
+        "log instead of log1p",
+        TRITON,
+        "2.0 * t * (1.0 + u * (1.0 / 3 + u * (1.0 / 5 + u * series)))",
+        "tl.log(1.0 + z)",
+    ),
+    Bug(
+        "pow by exp2 of log2", TRITON, "tl.exp2(whole) * tl.exp2(high", "tl.exp2(gamma * tl.log2(q)) + 0 * tl.exp2(high"
+    ),
+    Bug(
+        "columns walk like rows",
+        TRITON,
+        "row * row_stride + column * column_stride",
+        "row * column_stride + column * column_stride",
+    ),
+    Bug("no mask at the edge", TRITON, "exists = start + step < pixels", "exists = start + step <= pixels"),
+    Bug(
+        "the last block is lost",
+        TRITON,
+        "tl.minimum(rounds, blocks - program * rounds)",
+        "tl.minimum(rounds, blocks - program * rounds - 1)",
+    ),
+    Bug(
+        "ignored pixels keep their logits",
+        TRITON,
+        "tl.where(counted, values.to(tl.float32), 0.0)",
+        "values.to(tl.float32)",
+    ),
+    Bug("ignored gradients are multiplied", TRITON, "tl.where(counted, m * slope, 0.0)", "(m * slope)"),
+    Bug("illegal labels count as ignored", TRITON, 'state == 2), float("nan"), m)', "state == 2), 0.0, m)"),
+    Bug("the wrong gradient of q", TRITON, "- q_own * push, p * (pull + push)", "- push, p * (pull + push)"),
+    Bug(
+        "a class is lost between chunks",
+        TRITON,
+        "number * shape.block_c + tl.arange",
+        "number * (shape.block_c - 1) + tl.arange",
+    ),
+    Bug(
+        "smoothing in the rows beyond C",
+        TRITON,
+        "tl.where(classes < shape.classes, keep * y + spread, 0.0)",
+        "keep * y + spread * 0.9",
+    ),
 ]
 
 
@@ -105,8 +166,7 @@ def caught_by(bug: Bug) -> str:
         shutil.copy(ROOT / "pyproject.toml", copy)
         path = copy / "segfocal" / bug.file
         path.write_text(path.read_text().replace(bug.old, bug.new))
-        tests = [f"tests/test_{name}.py" for name in TESTS]
-        run = [sys.executable, "-m", "pytest", "-x", "--no-header", "-p", "no:cacheprovider", *tests]
+        run = [sys.executable, "-m", "pytest", "-x", "--no-header", "-p", "no:cacheprovider", *TESTS[bug.file]]
         environment = os.environ | {"PYTHONPATH": str(copy)}
         result = subprocess.run(run, cwd=copy, env=environment, capture_output=True, text=True, check=False)
         failed = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
