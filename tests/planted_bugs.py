@@ -82,12 +82,7 @@ BUGS = [
     Bug("the last tile is lost", TILED, "range(0, length, step)]", "range(0, max(1, length - step), step)]"),
     Bug("exponentials overflow", TILED, "total.amax() <= 1e18", "total.amax() <= math.inf"),
     Bug("small exponentials lose digits", TILED, "own.amin() >= 1e-18", "own.amin() >= 0"),
-    Bug(
-        "ignored pixels count",
-        TILED,
-        "m = torch.logical_not(ignored, out",
-        "m = torch.ones_like(ignored, dtype=dtype) if dense else torch.logical_not(ignored, out",
-    ),
+    Bug("ignored pixels count", TILED, "m = (~ignored).to(dtype)", "m = torch.ones_like(ignored, dtype=dtype)"),
     Bug("weight 0 is not ignored", TILED, "ignored = ignored | (m == 0)", "ignored = ignored"),
     Bug("the pixel's own class pulls", TILED, "pull.sub_(a)", "(pull * q).sub_(a)"),
     Bug("Dice's gradient forgets the overlap", TILED, "g + grads.overlap))", "g))"),

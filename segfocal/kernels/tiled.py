@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 from segfocal.kernels import PixelSums
 
-# Values in a tile: few calls for much work, at most a twentieth of the logits so that threads share and memory stays
+# Values in a tile: few calls for much work, at most a twelfth of the logits so that threads share and memory stays
 # small, and never more than the cache holds.
-_LEAST, _SHARE, _MOST = 2**17, 20, 2**20
+_LEAST, _SHARE, _MOST = 2**17, 12, 2**20
 
 R = TypeVar("R")
 
@@ -52,6 +52,7 @@ class _Tile(NamedTuple):
     ignored: Tensor  # (b, K, T) bool
     poison: Tensor | None  # (b, 1) NaN for an image with an illegal label, else 0; None if there is none
     room: Tensor  # (2, at least b * C * T) to write to: new memory for each tile would cost as much as its maths
+    steps: Tensor  # 0, 1, 2, ... of length T or more
 
 
 class _Grads(NamedTuple):
@@ -67,29 +68,30 @@ class _Grads(NamedTuple):
 # What the target says of a tile
 
 
-def _tile(x: Tensor, target: Tensor, weight: Tensor | None, room: Tensor, options: _Options) -> _Tile:
+def _tile(x: Tensor, target: Tensor, weight: Tensor | None, room: Tensor, steps: Tensor, options: _Options) -> _Tile:
     """Flatten the spatial dims and read the labels; `x` (b, C, ...), `target` with or without C, `weight` (b, ...)."""
     dtype, dense = _wide(x), target.ndim == x.ndim
     x, target = x.flatten(2), target.flatten(2 if dense else 1)
     y, ignored, poison = _shares(target, dtype, options) if dense else _indices(target, x.shape[1], dtype, options)
     if weight is None:
-        m = torch.logical_not(ignored, out=torch.empty(ignored.shape, dtype=dtype, device=x.device))
+        m = (~ignored).to(dtype)
     else:
         m = weight.flatten(1).to(dtype).unsqueeze(1)
         ignored = ignored | (m == 0)
         m = m.masked_fill(ignored, 0.0)
-    return _Tile(x, y, m, ignored, poison, room)
+    return _Tile(x, y, m, ignored, poison, room, steps)
 
 
 def _indices(
     target: Tensor, num_classes: int, dtype: torch.dtype, options: _Options
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Class indices (b, T) or, where the fast way does not apply, one-hot shares; ignored (b, 1, T); poison."""
-    index, last = target.long(), max(num_classes, 2) - 1  # widened first: 255 does not fit int8, -100 not uint8
-    ignored = index == options.ignore_index
-    index = index.masked_fill(ignored, 0)
+    target = _short(target, options.ignore_index)
+    ignored = target == options.ignore_index
+    index = target.masked_fill(ignored, 0)
+    poison, last = None, max(num_classes, 2) - 1
     low, high = torch.aminmax(index)
-    poison = None
+    index = index.long()
     if index.device.type != "cpu" or low < 0 or high > last:  # elsewhere a look would wait for the device
         illegal = ((index < 0) | (index > last)).any(1, keepdim=True)
         poison, index = torch.where(illegal, math.nan, 0.0), index.clamp(0, last)
@@ -98,6 +100,18 @@ def _indices(
         classes = torch.arange(first, first + num_classes, device=index.device)
         index = (index.unsqueeze(1) == classes[:, None]).to(dtype)
     return index, ignored.unsqueeze(1), poison
+
+
+def _short(target: Tensor, ignore_index: int) -> Tensor:
+    """The labels in 16 bits, where they and `ignore_index` fit, for speed; else in 64: 255 does not fit int8."""
+    if target.dtype in (torch.uint8, torch.int16):
+        return target.to(torch.int16) if abs(ignore_index) < 2**15 else target.long()
+    target = target.long()
+    if target.device.type == "cpu" and abs(ignore_index) < 2**15:
+        low, high = torch.aminmax(target)
+        if low >= -(2**15) and high < 2**15:
+            return target.to(torch.int16)
+    return target
 
 
 def _shares(target: Tensor, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +175,7 @@ def _odds(tile: _Tile, e: Tensor) -> _Odds:
     x, (image_stride, class_stride, pixel_stride) = tile.x, e.stride()
     # One flat index per pixel is several times faster than gather and scatter along the classes.
     flat = e.as_strided((1 + sum((n - 1) * s for n, s in zip(e.shape, e.stride(), strict=True)),), (1,))
-    place = torch.arange(0, pixel_stride * x.shape[2], pixel_stride, device=x.device)
+    place = tile.steps[: x.shape[2]] if pixel_stride == 1 else pixel_stride * tile.steps[: x.shape[2]]
     if len(x) > 1:
         place = place + torch.arange(0, image_stride * len(x), image_stride, device=x.device)[:, None]
     place = torch.add(place, tile.y, alpha=class_stride).view(-1)
@@ -239,7 +253,7 @@ def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options, out: 
     own = torch.addcmul(a, q, v, value=-1).mul_(p).add_(push).mul_(m).neg_()  # m (p (q v - a) - push)
     # dx_j / e_j = (g_j - a - p v + pull) m inverse, as a matrix product of rank 2.
     rows = torch.stack([scale, pull.sub_(a).addcmul_(p, v, value=-1).mul_(scale)], 1)
-    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows, out=_room(tile, 1))
+    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows, out=_room(tile, 0 if direct else 1))
     if squares is not None:
         w += 2 * squares.unsqueeze(2) * e * (scale * inverse).unsqueeze(1)
     e *= w
@@ -374,7 +388,7 @@ def _cut(length: int, most: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, length, step)]
 
 
-def _each(work: Callable[[slice, slice, Tensor], R], logits: Tensor, shrink: int) -> list[R]:
+def _each(work: Callable[[slice, slice, Tensor, Tensor], R], logits: Tensor, shrink: int) -> list[R]:
     """Do the work for each tile, on the CPU in as many threads as PyTorch has; the results are in the tiles' order."""
     tiles, device = _tiles(logits, shrink), logits.device
     workers = max(1, min(torch.get_num_threads(), len(tiles))) if device.type == "cpu" else 1
@@ -385,7 +399,8 @@ def _each(work: Callable[[slice, slice, Tensor], R], logits: Tensor, shrink: int
         # Threads know nothing of the caller's modes; and a backward pass may run inside autocast.
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, enabled=False):
             room = torch.empty(2, size, dtype=_wide(logits), device=device)
-            return [work(*tile, room) for tile in tiles[worker::workers]]
+            steps = torch.arange(size // max(logits.shape[1], 1), device=device)
+            return [work(*tile, room, steps) for tile in tiles[worker::workers]]
 
     together = map if workers == 1 else _pool(os.getpid(), workers).map
     shares = list(together(share, range(workers)))
@@ -432,8 +447,8 @@ def tiled_sums(
     sums = torch.zeros(8 if squared else 6, *logits.shape[:2], dtype=_accumulator(logits), device=logits.device)
     x, y, *w = _merge([t for t in (logits, target, weight) if t is not None], logits.ndim - 2)
 
-    def work(images: slice, rows: slice, room: Tensor) -> tuple[slice, list[Tensor], Tensor | None]:
-        tile = _cut_out(x, y, w, images, rows, room, options)
+    def work(images: slice, rows: slice, *room: Tensor) -> tuple[slice, list[Tensor], Tensor | None]:
+        tile = _cut_out(x, y, w, images, rows, options, *room)
         return images, kind.sums(tile, options), tile.poison
 
     for images, parts, poison in _each(work, x, kind.shrink):
@@ -460,8 +475,8 @@ def tiled_gradient(
     result = torch.empty_like(logits)
     x, y, out, *w = _merge([t for t in (logits, target, result, weight) if t is not None], logits.ndim - 2)
 
-    def work(images: slice, rows: slice, room: Tensor) -> None:
-        tile = _cut_out(x, y, w, images, rows, room, options)
+    def work(images: slice, rows: slice, *room: Tensor) -> None:
+        tile = _cut_out(x, y, w, images, rows, options, *room)
         positive, negative, overlap, predicted, _, _, *squares = grads[:, images].unbind(0)
         mine = _Grads(positive, negative, overlap, predicted, squares[0] if squared else None)
         place = out[images, :, rows]
@@ -475,10 +490,10 @@ def tiled_gradient(
 
 
 def _cut_out(
-    x: Tensor, y: Tensor, w: list[Tensor], images: slice, rows: slice, room: Tensor, options: _Options
+    x: Tensor, y: Tensor, w: list[Tensor], images: slice, rows: slice, options: _Options, room: Tensor, steps: Tensor
 ) -> _Tile:
     target = y[images, :, rows] if y.ndim == x.ndim else y[images, rows]
-    return _tile(x[images, :, rows], target, w[0][images, rows] if w else None, room, options)
+    return _tile(x[images, :, rows], target, w[0][images, rows] if w else None, room, steps, options)
 
 
 @tiled_sums.register_fake
