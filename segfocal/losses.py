@@ -79,7 +79,8 @@ class FocalLoss(_Loss):
         reduction: "mean" over valid pixels (sigmoid: pixel-class pairs); "sum"; "none", the loss map; "weighted", the
             sum divided by the valid pixels' alpha (softmax); "positive", divided by the number of positives (sigmoid).
         sync_dist: Add up the sums over all ranks, so that under DDP loss and gradients are those of the whole batch.
-        backend: What computes the sums; "auto" takes the fastest.
+        backend: What computes the sums: "triton" (CUDA), "tiled" or "reference" (twice differentiable); "auto" takes
+            triton on CUDA, else tiled. One that is named is used or raises.
 
     Raises:
         ValueError: An option outside its range, or options that exclude each other.
@@ -145,7 +146,7 @@ class DiceLoss(_Loss):
             positives count; "zero", 0, but it is in the mean.
         classes: The class indices to average over; None is all.
         sync_dist: Add up the sums over all ranks, as in FocalLoss.
-        backend: What computes the sums; "auto" takes the fastest.
+        backend: What computes the sums, as in FocalLoss.
 
     Raises:
         ValueError: An option outside its range.
@@ -204,7 +205,7 @@ class JaccardLoss(_Loss):
         absent: "skip", "keep" or "zero", as in DiceLoss.
         classes: The class indices to average over; None is all.
         sync_dist: Add up the sums over all ranks, as in FocalLoss.
-        backend: What computes the sums; "auto" takes the fastest.
+        backend: What computes the sums, as in FocalLoss.
 
     Example:
         >>> from segfocal.losses import JaccardLoss
@@ -260,7 +261,7 @@ class TverskyLoss(_Loss):
         absent: "skip", "keep" or "zero", as in DiceLoss.
         classes: The class indices to average over; None is all.
         sync_dist: Add up the sums over all ranks, as in FocalLoss.
-        backend: What computes the sums; "auto" takes the fastest.
+        backend: What computes the sums, as in FocalLoss.
 
     Example:
         >>> from segfocal.losses import TverskyLoss
@@ -323,7 +324,7 @@ class FocalDiceLoss(_Loss):
         absent: "skip", "keep" or "zero", as in DiceLoss.
         classes: The class indices Dice averages over; None is all.
         sync_dist: Add up the sums over all ranks, as in FocalLoss.
-        backend: What computes the sums; "auto" takes the fastest.
+        backend: What computes the sums, as in FocalLoss.
 
     Example:
         >>> from segfocal.losses import FocalDiceLoss

@@ -348,6 +348,17 @@ def test_auto_is_tiled_on_the_cpu():
     assert calls.names == {"segfocal::tiled_sums"}
 
 
+def test_a_backend_asked_for_by_name_is_used_or_raises(monkeypatch):
+    logits, target = scene(2, 3, 7, 9)
+    with pytest.raises(ValueError, match=r"triton computes in float32, got float64\. Use backend='tiled'"):
+        sf.dice_loss(logits, target, backend="triton")
+    with pytest.raises(ValueError, match="Expected `backend` to be 'auto' or 'reference' for reduction='none'"):
+        sf.softmax_focal_loss(logits, target, reduction="none", backend="tiled")
+    monkeypatch.setattr(sf, "_HAS_TRITON", False)
+    with pytest.raises(ValueError, match="Expected triton to be installed"):
+        sf.dice_loss(logits.float(), target, backend="triton")
+
+
 def test_a_backend_asked_for_is_used(kernel):
     logits, target = scene(1, 3, 2, 3, dtype=torch.float32)
     with OurCalls() as calls:
@@ -388,6 +399,7 @@ BAD_TENSORS = [
     ((X, X + math.nan), ValueError, "got nan"),
     ((X, TARGET, torch.ones(7, 9)), ValueError, r"Expected `weight` of shape \(2, 7, 9\), got \(7, 9\)"),
     ((X, TARGET, -torch.ones(2, 7, 9)), ValueError, "Expected `weight` to be at least 0, got -1"),
+    ((X, TARGET, torch.full((2, 7, 9), math.nan)), ValueError, "Expected `weight` to be at least 0, got nan"),
     ((X, TARGET, torch.ones(2, 7, 9, requires_grad=True)), ValueError, r"Pass weight.detach\(\)"),
     ((X, X.clone().requires_grad_()), ValueError, r"Pass target.detach\(\)"),
     ((X, TARGET.to("meta")), ValueError, "Expected `target` on cpu like `logits`, got meta"),

@@ -3,8 +3,8 @@
 A backend is one module of this package with a function `pixel_sums(logits, target, *, activation, gamma, ignore_index,
 weight, label_smoothing, squared) -> PixelSums`. It imports this file and no other backend. Its arguments are already
 checked: `gamma` is a float or a tensor of shape (C,), `weight` is None or of shape (B, *S), and the tensors share a
-device. The values of `target` may still be illegal where no check could look at them (on CUDA, in a compiled graph):
-the sums of such an image must all be NaN, never a plausible number.
+device. The values of `target` have not been looked at: where a label is illegal, all sums of the image must be NaN and
+its gradient too, never a plausible number. On the CPU the caller then lists the labels; on CUDA nobody waits to see.
 """
 
 from typing import NamedTuple
