@@ -13,27 +13,26 @@ import tempfile
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
 
 from segfocal.kernels import triton as module
 
 WIDE = r"\S*\.(?:v4\.b32|v8\.b32|v2\.b64|v4\.b64)"  # at least 128 bits
 COUNTED = {"loads": r"ld\.global", "wide_loads": rf"ld\.global{WIDE}", "stores": r"st\.global"}
 COUNTED |= {"wide_stores": rf"st\.global{WIDE}", "barriers": r"bar\.sync", "shuffles": r"shfl"}
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
-POINTERS |= {torch.int64: "*i64", torch.float64: "*fp64"}
 
 
 class Launches:
     """Takes the place of a kernel and keeps the arguments of its launches."""
 
     def __init__(self, kernel):
-        self.kernel, self.arguments = kernel, None
+        self.kernel, self.args, self.options = kernel, (), {}
 
     def __getitem__(self, grid):
         def launch(*args, **options):
-            names = [parameter.name for parameter in self.kernel.params]
-            self.arguments = dict(zip(names, args, strict=False)) | options
+            self.args, self.options = args, options
 
         return launch
 
@@ -47,39 +46,24 @@ def recorded(kernel_name, function, *args):
     return launches
 
 
-def specialised(value, path, constants, attributes, as_is=False):
-    """The type of an argument by triton's rules: 1 is a constant, and what divides by 16 is known to."""
-    if isinstance(value, tuple):
-        return tuple(specialised(v, (*path, i), constants, attributes) for i, v in enumerate(value))
-    if value is None or isinstance(value, module._Shape) or (type(value) is int and value == 1 and not as_is):
-        constants[path] = value
-        return "constexpr"
-    if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0 and not as_is):
-        attributes[path] = [["tt.divisibility", 16]]
-    if isinstance(value, torch.Tensor):
-        return POINTERS[value.dtype]
-    return "fp32" if isinstance(value, float) else "i32" if value < 2**31 else "i64"
-
-
 def compiled(launches, arch):
-    arguments, kernel = dict(launches.arguments), launches.kernel
-    options = {"num_warps": arguments.pop("num_warps")}
-    constants, attributes, signature = {}, {}, {}
-    for index, parameter in enumerate(kernel.params):
-        value = arguments[parameter.name]
-        signature[parameter.name] = specialised(value, (index,), constants, attributes, parameter.do_not_specialize)
-    source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options), options
+    """What triton's launcher makes of these arguments: their types, the constants and what divides by 16."""
+    target = GPUTarget("cuda", arch, 32)
+    kernel, backend = launches.kernel, make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialisation, options = bind(*launches.args, **launches.options)
+    _, *specialised = kernel._pack_args(backend, launches.options, bound, specialisation, options)
+    options = {"num_warps": launches.options["num_warps"]}
+    return triton.compile(ASTSource(kernel, *specialised), target=target, options=options), options
 
 
 def resources(program, arch):
     """Registers and spilled bytes, by the assembler's own account."""
-    tool = triton.knobs.nvidia.ptxas_blackwell if arch >= 100 else triton.knobs.nvidia.ptxas
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(program.asm["ptx"])
         file.flush()
         target = re.search(r"\.target (sm_\w+)", program.asm["ptx"])[1]
-        command = [tool.path, "-v", f"--gpu-name={target}", file.name, "-o", "/dev/null"]
+        command = [get_ptxas(arch).path, "-v", f"--gpu-name={target}", file.name, "-o", "/dev/null"]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found = re.search(r"(\d+) bytes spill stores.*?Used (\d+) registers", report, re.S)
     return {"spills": int(found[1]), "registers": int(found[2])}

@@ -205,16 +205,26 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize("cases", [CASES, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["chosen", "every"])
-def test_kernels_compile_without_spills_and_with_128_bit_access(cases):
+def compiled(cases):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, str(SCRIPT), json.dumps(cases)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert len(rows) == 2 * len(cases)
-    for row in rows:
+    return rows
+
+
+@pytest.mark.parametrize("cases", [CASES, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["chosen", "every"])
+def test_kernels_compile_without_spills_and_with_128_bit_access(cases):
+    for row in compiled(cases):
         assert row["spills"] == 0, row
         if not row["options"].get("channels_last"):
             assert row["wide_loads"] > 0, row
             assert row["kernel"] == "_sums_kernel" or row["wide_stores"] == row["stores"], row
+
+
+def test_kernels_compile_where_a_size_or_stride_is_1():
+    """A launcher makes an argument that is 1 a constant."""
+    sizes = [(2,), (1, 1), (1, 1, 2), (1, 2, 1)]
+    compiled([[90, 3, "float32", a, {"size": size}] for size in sizes for a in ("softmax", "sigmoid")])

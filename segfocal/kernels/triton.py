@@ -47,6 +47,12 @@ class _Shape:
     fold: int  # pixels of a class that one thread holds: 16 bytes of logits
     near: bool  # those are neighbours, else far apart (channels_last)
 
+    def __post_init__(self) -> None:
+        """Mark the fields as constants, which triton before 3.8 does not do when a kernel reads them from an object."""
+        if not _INTERPRETED:
+            for name, value in vars(self).items():
+                object.__setattr__(self, name, tl.constexpr(value))
+
 
 # Loading: every helper loads what it needs, and the compiler makes one load of equal ones.
 
@@ -316,9 +322,9 @@ def _store(row, field: tl.constexpr, sums, classes, shape: tl.constexpr):
     tl.store(row + field * shape.classes + classes, total, mask=classes < shape.classes)
 
 
-@triton.jit(do_not_specialize=["programs", "rounds", "ignore_index"])
+@triton.jit(do_not_specialize=["blocks", "programs", "rounds", "ignore_index"])
 def _sums_kernel(
-    x, target, weight, gamma, partials, pixels, width, programs, rounds, ignore_index, keep, spread,
+    x, target, weight, gamma, partials, pixels, width, blocks, programs, rounds, ignore_index, keep, spread,
     shape: tl.constexpr,
 ):  # fmt: skip
     """Each program adds up `rounds` blocks elementwise, and across threads once: partials (B, programs, fields, C)."""
@@ -328,8 +334,8 @@ def _sums_kernel(
     negative, overlap, predicted, actual, predicted_squared, actual_squared = (positive,) * 6
     valid_rows: tl.constexpr = shape.block_c if shape.dense and not shape.softmax else 1
     valid = tl.zeros([valid_rows, shape.block_n // shape.fold], tl.float32)
-    blocks = tl.cdiv(pixels, shape.block_n).to(tl.int32)
-    for turn in range(tl.minimum(rounds, blocks - program * rounds)):
+    turn, turns = 0, tl.minimum(rounds, blocks - program * rounds)
+    while turn < turns:  # the interpreter of triton 3.6 has no range of run-time values
         place = _place(program * rounds + turn, image, pixels, width, shape)
         more, less, p, y, m = _terms(inputs, place, classes, shape)
         positive = _add(positive, m * more, classes, shape)
@@ -342,6 +348,7 @@ def _sums_kernel(
         if shape.fields == 8:
             predicted_squared = _add(predicted_squared, m * p * p, classes, shape)
             actual_squared = _add(actual_squared, m * y * y, classes, shape)
+        turn += 1
     row = partials + (image * programs + program) * shape.fields * shape.classes
     _store(row, POSITIVE, positive, classes, shape)
     _store(row, NEGATIVE, negative, classes, shape)
@@ -418,7 +425,7 @@ def _sigmoid_gradient(grads, inputs, place, classes, counted, y, shape: tl.const
     return focal + slope * _pull(grads, image, classes, p, y, shape)
 
 
-@triton.jit(do_not_specialize=["programs", "rounds", "ignore_index"])
+@triton.jit(do_not_specialize=["programs", "ignore_index"])
 def _gradient_kernel(
     x, target, weight, gamma, grads, gradient, pixels, width, programs, ignore_index, keep, spread,
     shape: tl.constexpr,
@@ -445,7 +452,9 @@ def _gradient_kernel(
 # Launchers
 
 
-def _tile(num_classes: int, pixels: int, itemsize: int, softmax: bool, soft: bool) -> tuple[int, int, int, int]:
+def _tile(
+    num_classes: int, pixels: int, itemsize: int, softmax: bool, soft: bool, aligned: bool
+) -> tuple[int, int, int, int]:
     """BLOCK_C, BLOCK_N, fold and warps: what keeps logits and accumulators in registers, by the assembler's account.
 
     Softmax up to 32 classes: a thread has whole pixels, so sums over classes need no exchange. Beyond, and where each
@@ -459,7 +468,8 @@ def _tile(num_classes: int, pixels: int, itemsize: int, softmax: bool, soft: boo
     if soft or not softmax or block_c > 32:
         warps = 4 if not softmax else 16 if block_c == 256 else 8
         return block_c, (256 if soft or not softmax else 512) * warps // block_c, wide, warps
-    each = wide if block_c * wide <= 32 else 1
+    # Where loads cannot be wide, several pixels a thread gain nothing, and triton 3.8 and 3.9 crash on some of them.
+    each = wide if aligned and block_c * wide <= 32 else 1
     return block_c, 128 * each, each, 4
 
 
@@ -484,70 +494,65 @@ def _merge(tensors: list[Tensor], spatial: int) -> list[tuple[int, list[int]]]:
     return dims
 
 
-def _view(tensor: Tensor, ndim: int, steps: list[int]) -> tuple[Any, ...] | None:
-    """The tensor as the kernels take it: with its strides from image to image, class, row and column."""
-    readable = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
-    return (readable, tensor.stride(0), tensor.stride(1) if tensor.ndim == ndim else 0, *steps)
+def _views(tensors: list[Tensor | None], spatial: int) -> tuple[list[Any], int, int]:
+    """The tensors as kernels take them, with strides from image to image, class, row and column; rows and columns."""
+    present = [t for t in tensors if t is not None]
+    dims = _merge(present, spatial)
+    if len(dims) > 2:  # such as crops of volumes along two axes: kernels know rows and columns, so a copy must do
+        present = [t if len(_merge([t], spatial)) < 2 else t.contiguous() for t in present]
+        dims = _merge(present, spatial)
+    rows, columns = [(1, [0] * len(present)), (1, [0] * len(present)), *dims][-2:]
+    found = []
+    for t, *steps in zip(present, rows[1], columns[1], strict=True):
+        readable = t.view(torch.uint8) if t.dtype == torch.bool else t
+        found.append((readable, t.stride(0), t.stride(1) if t.ndim == spatial + 2 else 0, *steps))
+    views = iter(found)
+    return [None if t is None else next(views) for t in tensors], rows[0], columns[0]
 
 
 @dataclass(frozen=True)
 class _Launch:
     """One pass over the pixels, ready to launch."""
 
-    views: list[tuple[Any, ...] | None]  # logits, target, weight or None, and the gradient where there is one
+    inputs: list[Any]  # views of logits, target and weight or None, and gamma
+    gradient: Any  # its view, or None
     sizes: tuple[int, int]  # N and the width of a row
     blocks: int  # of an image's pixels
+    chunks: int  # of the classes
     options: tuple[int, float, float]  # ignore_index, and smoothed y = keep * y + spread
     shape: _Shape
     warps: int
 
 
 def _prepare(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    gradient: Tensor | None,
-    *,
-    per_class: bool,
-    softmax: bool,
-    ignore_index: int,
-    smoothing: float,
-    fields: int,
-) -> _Launch:
-    present, spatial = [t for t in (logits, target, weight, gradient) if t is not None], logits.ndim - 2
-    dims = _merge(present, spatial)
-    if len(dims) > 2:  # such as crops of volumes along two axes: kernels know rows and columns, so a copy must do
-        present = [t if len(_merge([t], spatial)) < 2 else t.contiguous() for t in present]
-        dims = _merge(present, spatial)
-    rows, columns = [(1, [0] * len(present)), (1, [0] * len(present)), *dims][-2:]
-    views = [_view(t, logits.ndim, steps) for t, *steps in zip(present, rows[1], columns[1], strict=True)]
-    if weight is None:
-        views.insert(2, None)
-    num_classes, pixels = logits.shape[1], rows[0] * columns[0]
-    soft = target.ndim == logits.ndim or smoothing > 0
-    block_c, block_n, fold, warps = _tile(num_classes, pixels, logits.element_size(), softmax, soft)
+    gradient: Tensor | None, fields: int, logits: Tensor, target: Tensor, weight: Tensor | None, gamma: float,
+    class_gamma: Tensor | None, softmax: bool, ignore_index: int, smoothing: float,
+) -> _Launch:  # fmt: skip
+    (*views, written), rows, columns = _views([logits, target, weight, gradient], logits.ndim - 2)
+    num_classes, pixels, dense = logits.shape[1], rows * columns, target.ndim == logits.ndim
+    soft = dense or smoothing > 0
+    block_c, block_n, fold, warps = _tile(
+        num_classes, pixels, logits.element_size(), softmax, soft, logits.stride(1) % 16 == 0
+    )
+    chunks = triton.cdiv(num_classes, block_c)
     shape = _Shape(
         classes=num_classes,
         softmax=softmax,
-        dense=target.ndim == logits.ndim,
+        dense=dense,
         soft=soft,
-        per_class=per_class,
+        per_class=class_gamma is not None,
         fields=fields,
-        flat=rows[0] == 1,
-        chunks=triton.cdiv(num_classes, block_c),
+        flat=rows == 1,
+        chunks=chunks,
         block_c=block_c,
         block_n=block_n,
         fold=fold,
         near=logits.stride(1) != 1 or num_classes == 1,
     )
-    return _Launch(
-        views,
-        (pixels, columns[0]),
-        triton.cdiv(pixels, block_n),
-        (ignore_index, 1.0 - smoothing, smoothing / (num_classes if softmax else 2)),
-        shape,
-        warps,
-    )
+    inputs = [*views, gamma if class_gamma is None else class_gamma]
+    options = (ignore_index, 1.0 - smoothing, smoothing / (num_classes if softmax else 2))
+    blocks = triton.cdiv(pixels, block_n)
+    return _Launch(inputs, written, (pixels, columns), blocks, chunks, options, shape, warps)
 
 
 # Operators
@@ -569,17 +574,15 @@ def _sums(
     (batch, num_classes), fields = logits.shape[:2], 8 if squared else 6
     if logits.numel() == 0:
         return logits.new_zeros(fields, batch, num_classes, dtype=torch.float32)
-    launch = _prepare(
-        logits, target, weight, None, per_class=class_gamma is not None, softmax=softmax, ignore_index=ignore_index,
-        smoothing=label_smoothing, fields=fields,
-    )  # fmt: skip
-    rounds = _rounds(batch * launch.blocks * launch.shape.chunks, logits.device)
+    inputs = (logits, target, weight, gamma, class_gamma, softmax, ignore_index, label_smoothing)
+    launch = _prepare(None, fields, *inputs)
+    rounds = _rounds(batch * launch.blocks * launch.chunks, logits.device)
     programs = triton.cdiv(launch.blocks, rounds)
     partials = logits.new_empty(batch, programs, fields, num_classes, dtype=torch.float32)
     with torch.cuda.device_of(logits):
-        _sums_kernel[(batch * programs * launch.shape.chunks,)](
-            *launch.views, gamma if class_gamma is None else class_gamma, partials, *launch.sizes, programs, rounds,
-            *launch.options, shape=launch.shape, num_warps=launch.warps,
+        _sums_kernel[(batch * programs * launch.chunks,)](
+            *launch.inputs, partials, *launch.sizes, launch.blocks, programs, rounds, *launch.options,
+            shape=launch.shape, num_warps=launch.warps,
         )  # fmt: skip
     sums = partials.sum(1, dtype=torch.float64).transpose(0, 1)
     # An illegal label made its pixel's m NaN, and so `valid`; all fields of the image follow.
@@ -602,19 +605,16 @@ def _gradient(
     gradient = torch.empty_like(logits)
     if logits.numel() == 0:
         return gradient
-    launch = _prepare(
-        logits, target, weight, gradient, per_class=class_gamma is not None, softmax=softmax,
-        ignore_index=ignore_index, smoothing=label_smoothing, fields=len(grads),
-    )  # fmt: skip
-    *views, written = launch.views
-    assert written is not None
+    inputs = (logits, target, weight, gamma, class_gamma, softmax, ignore_index, label_smoothing)
+    launch = _prepare(gradient, len(grads), *inputs)
     with torch.cuda.device_of(logits):
-        _gradient_kernel[(len(logits) * launch.blocks * launch.shape.chunks,)](
-            *views, gamma if class_gamma is None else class_gamma, (grads.contiguous(), len(logits)), written,
-            *launch.sizes, launch.blocks, *launch.options, shape=launch.shape, num_warps=launch.warps,
+        _gradient_kernel[(len(logits) * launch.blocks * launch.chunks,)](
+            *launch.inputs, (grads.contiguous(), len(logits)), launch.gradient, *launch.sizes, launch.blocks,
+            *launch.options, shape=launch.shape, num_warps=launch.warps,
         )  # fmt: skip
     # Another tensor only where `_prepare` had to copy.
-    return gradient if written[0].data_ptr() == gradient.data_ptr() else gradient.copy_(written[0])
+    written = launch.gradient[0]
+    return gradient if written.data_ptr() == gradient.data_ptr() else gradient.copy_(written)
 
 
 @_sums.register_fake
