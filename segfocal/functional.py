@@ -322,6 +322,11 @@ def pixel_sums(
         backend=backend,
     )
     _check_tensors(logits, target, weight, activation, ignore_index)
+    if isinstance(gamma, Tensor) and gamma.requires_grad and backend != "reference":
+        remedy = "Pass gamma.detach(), or use backend='reference'."
+        raise ValueError(
+            f"Expected `gamma` to be a constant for backend={backend!r}, got one that requires a gradient. {remedy}"
+        )
     backend_pixel_sums = _backend(backend, logits)
     with torch.autocast(logits.device.type, enabled=False):
         sums = backend_pixel_sums(
@@ -451,7 +456,8 @@ def _unit(batch: PixelSums, target: Tensor, weight: Tensor | None, options: Loss
     if weight is None or options.reduction != "positive":
         return 1.0
     dense = target.ndim == weight.ndim + 1
-    counted = (target != options.ignore_index) & ((weight.unsqueeze(1) if dense else weight) != 0)
+    wide = target.float() if dense else target.long()  # in its own dtype `ignore_index` could wrap: 255 is not -1
+    counted = (wide != options.ignore_index) & ((weight.unsqueeze(1) if dense else weight) != 0)
     channels = 1 if dense else len(batch.valid)
     count = _all_reduce(channels * counted.sum().to(batch.valid), options.sync_dist)
     return batch.valid.sum() / count.clamp(min=1)
@@ -587,6 +593,8 @@ def _check_tensors(
     elif ignore_index in (0, 1):
         remedy = "Mark ignored elements with another value, such as 255."
         raise ValueError(f"Expected `ignore_index` other than 0 and 1 for a dense target, got {ignore_index}. {remedy}")
+    if weight is not None and weight.is_complex():
+        raise TypeError(f"Expected `weight` to be real, got {weight.dtype}. Pass weight.abs() or weight.real.")
     if weight is not None and visible(weight) and weight.numel() > 0 and not bool(weight.amin() >= 0):
         raise ValueError(f"Expected `weight` to be at least 0, got {weight.min()}. Use 0 to ignore a pixel.")
 
@@ -612,8 +620,8 @@ def _check_values(target: Tensor, shape: torch.Size, ignore_index: int) -> None:
     """Raise a ValueError that lists the illegal labels, if there are any; looks at every value."""
     if target.ndim < len(shape):
         return check_target(target, shape[1], ignore_index)
-    illegal = ~((target >= 0) & (target <= 1)) & (target != ignore_index)
-    return _raise_if_any(target, illegal, "[0, 1]", ignore_index)
+    shares = target.double()  # in an integer dtype `ignore_index` would wrap: 255 is not -1
+    return _raise_if_any(target, ~((shares >= 0) & (shares <= 1)) & (shares != ignore_index), "[0, 1]", ignore_index)
 
 
 def _shape_remedy(target: Tensor, shape: tuple[int, ...]) -> str:

@@ -59,6 +59,8 @@ class LossOptions:
         if not isinstance(self.ignore_index, Integral) or isinstance(self.ignore_index, bool):
             remedy = "To ignore nothing, pass a value that no label has, such as -100."
             raise TypeError(f"Expected `ignore_index` to be an int, got {self.ignore_index!r}. {remedy}")
+        if not -(2**63) <= self.ignore_index < 2**63:
+            raise ValueError(f"Expected `ignore_index` to fit 64 bits, got {self.ignore_index}. A usual value is 255.")
         if self.reduction == {"softmax": "positive", "sigmoid": "weighted"}[self.activation]:
             other = {"softmax": "'mean' or 'weighted'", "sigmoid": "'mean' or 'positive'"}[self.activation]
             rule = f"Expected `reduction` to fit activation={self.activation!r}"

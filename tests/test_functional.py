@@ -348,6 +348,23 @@ def test_auto_is_tiled_on_the_cpu():
     assert calls.names == {"segfocal::tiled_sums"}
 
 
+def test_the_least_divisor_does_not_wrap():
+    logits, weight = torch.zeros(1, 256, 8), torch.full((1, 8), 1e-3)
+    wide = torch.full((1, 8), 255)
+    options = {"ignore_index": -1, "reduction": "positive"}
+    got = sf.sigmoid_focal_loss(logits, wide.to(torch.uint8), weight, **options)
+    torch.testing.assert_close(got, sf.sigmoid_focal_loss(logits, wide, weight, **options))
+
+
+def test_a_gamma_that_is_learnt_needs_the_reference():
+    logits, target = scene(2, 3, 7, 9)
+    gamma = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    sf.softmax_focal_loss(logits, target, gamma=gamma, backend="reference").backward()
+    assert gamma.grad.isfinite().all()
+    with pytest.raises(ValueError, match=r"Expected `gamma` to be a constant for backend='auto'.*'reference'"):
+        sf.softmax_focal_loss(logits, target, gamma=gamma)
+
+
 def test_a_backend_asked_for_by_name_is_used_or_raises(monkeypatch):
     logits, target = scene(2, 3, 7, 9)
     with pytest.raises(ValueError, match=r"triton computes in float32, got float64\. Use backend='tiled'"):

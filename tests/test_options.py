@@ -52,6 +52,7 @@ BAD_OPTIONS = [
     ({"classes": [0.5]}, ValueError, "Expected `classes`"),
     ({"ignore_index": None}, TypeError, "Expected `ignore_index` to be an int, got None"),
     ({"ignore_index": 255.0}, TypeError, "Expected `ignore_index`"),
+    ({"ignore_index": 2**63}, ValueError, "Expected `ignore_index` to fit 64 bits"),
 ]
 
 

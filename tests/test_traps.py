@@ -361,6 +361,32 @@ def test_a_stray_label_is_an_error_and_elsewhere_a_plausible_number(label, smp):
     assert not torch.equal(theirs, smp.FocalLoss("multiclass", ignore_index=255)(logits, negative_of_every_class))
 
 
+@pytest.mark.interpreted(2)
+@activations
+@pytest.mark.parametrize(
+    ("dtype", "label", "ignore_index"), [(torch.uint8, 255, -1), (torch.int8, -1, 255), (torch.float16, 2048, 2049)]
+)
+def test_ignore_index_does_not_wrap_in_dense_targets(activation, dtype, label, ignore_index, kernel):
+    logits, target = torch.randn(1, 3, 2, 3), torch.zeros(1, 3, 2, 3, dtype=dtype)
+    target[0, 1, 0, 0] = label  # illegal, and not the label to ignore
+    assert kernel.sums(logits, target, activation, ignore_index=ignore_index).valid.isnan().all()
+    with pytest.raises(ValueError, match="Expected `target` to hold"):
+        sf.focal_dice_loss(logits, target, activation=activation, ignore_index=ignore_index)
+
+
+@pytest.mark.interpreted(1)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@activations
+def test_ignored_logits_at_the_limits_of_their_dtype_do_not_matter(activation, smoothing, kernel):
+    logits, target = scene(1, 3, 2, 3, dtype=torch.float32)
+    target[0, 0, 0] = 255
+    most = torch.finfo(torch.float32).max
+    extreme = logits.clone()
+    extreme[0, :, 0, 0] = torch.tensor([most, -most, 0.0])
+    got, want = (kernel.sums(x, target, activation, label_smoothing=smoothing)[:6] for x in (extreme, logits))
+    torch.testing.assert_close(got, want, **SINGLE)
+
+
 def masked_by_hand(logits, target):
     """A focal loss as it is found in many a training script."""
     ignored = target == 255

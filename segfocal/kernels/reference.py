@@ -100,12 +100,12 @@ def _prepare(
     x, num_classes = _flat(logits, 2).to(dtype), logits.shape[1]
     if target.ndim == logits.ndim:
         y = _flat(target, 2)
+        y = y if y.dtype == torch.bool else y.to(dtype)  # widened first, as below
         valid = y != ignore_index
         valid = valid.all(1, keepdim=True) if activation == "softmax" else valid
         illegal = valid & ~((y >= 0) & (y <= 1))
         illegal = illegal.any(1, keepdim=True) if activation == "softmax" else illegal
-        y = y.masked_fill(~valid, 0)
-        y = y.to(dtype) if y.is_floating_point() else y != 0
+        y = y.masked_fill(~valid, 0) if target.is_floating_point() else (y != 0) & valid
     else:
         index = _flat(target, 1).long()  # (B, N), widened first: 255 does not fit int8, -100 does not fit uint8
         valid = (index != ignore_index).unsqueeze(1)

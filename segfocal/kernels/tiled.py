@@ -116,10 +116,11 @@ def _short(target: Tensor, ignore_index: int) -> Tensor:
 
 def _shares(target: Tensor, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
     """Shares (b, C, T), ignored (b, K, T), poison (b, 1)."""
-    ignored = target == options.ignore_index
+    y = target.to(dtype)  # widened first, as above
+    ignored = y == options.ignore_index
     if options.softmax:
         ignored = ignored.any(1, keepdim=True)
-    y = target.to(dtype).masked_fill(ignored, 0.0)
+    y = y.masked_fill(ignored, 0.0)
     legal = ((y >= 0) & (y <= 1)).flatten(1).all(1, keepdim=True)
     return y, ignored, torch.where(legal, 0.0, math.nan)
 
@@ -127,8 +128,10 @@ def _shares(target: Tensor, dtype: torch.dtype, options: _Options) -> tuple[Tens
 def _finite(tile: _Tile) -> Tensor:
     """A copy of the logits (b, C, T) in the dtype of the sums, without the NaN and infinities of ignored pixels."""
     x = tile.room[0, : tile.x.numel()].view(tile.x.shape).copy_(tile.x)
-    if x.device.type == "cpu" and x.sum().isfinite():  # elsewhere the check would wait for the device
-        return x
+    if x.device.type == "cpu":  # elsewhere the check would wait for the device
+        low, high = torch.aminmax(x)
+        if low > -1e30 and high < 1e30:  # false for NaN
+            return x
     return x.masked_fill_(tile.ignored, 0.0)
 
 
@@ -402,7 +405,8 @@ def _each(work: Callable[[slice, slice, Tensor, Tensor], R], logits: Tensor, shr
             steps = torch.arange(size // max(logits.shape[1], 1), device=device)
             return [work(*tile, room, steps) for tile in tiles[worker::workers]]
 
-    together = map if workers == 1 else _pool(os.getpid(), workers).map
+    # A pool for every thread that PyTorch has, also where there are fewer tiles: one pool is enough.
+    together = map if workers == 1 else _pool(os.getpid(), torch.get_num_threads()).map
     shares = list(together(share, range(workers)))
     return [shares[i % workers][i // workers] for i in range(len(tiles))]
 
@@ -413,16 +417,21 @@ def _pool(_process: int, workers: int) -> ThreadPoolExecutor:
 
     A forked process has none of its parent's threads, so it is part of the key.
     """
-    threads, together = torch.get_num_threads(), threading.Barrier(workers)
+    pool, together = ThreadPoolExecutor(workers, "segfocal"), threading.Barrier(workers)
 
     def alone(_: int) -> None:
         torch.set_num_threads(1)
         torch.get_num_threads()  # a thread takes the number set last when it first needs one: let that be now
         together.wait()
 
-    pool = ThreadPoolExecutor(workers, "segfocal")
-    list(pool.map(alone, range(workers)))
-    torch.set_num_threads(threads)
+    try:
+        list(pool.map(alone, range(workers)))
+    except BaseException:  # an interrupt, or no more threads: those that wait for the others must end
+        together.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        torch.set_num_threads(workers)  # what threads made later start from
     return pool
 
 
