@@ -85,7 +85,7 @@ BUGS = [
     Bug("ignored pixels count", TILED, "m = (~ignored).to(dtype)", "m = torch.ones_like(ignored, dtype=dtype)"),
     Bug("weight 0 is not ignored", TILED, "ignored = ignored | (m == 0)", "ignored = ignored"),
     Bug("the pixel's own class pulls", TILED, "pull.sub_(a)", "(pull * q).sub_(a)"),
-    Bug("Dice's gradient forgets the overlap", TILED, "g + grads.overlap))", "g))"),
+    Bug("Dice's gradient forgets the overlap", TILED, "_of_class(g + grads.overlap", "_of_class(g"),
     Bug("the gradient of p^2 is p", TILED, "v = v + 2 * p *", "v = v + p *"),
     Bug("gamma off by one in the slope", TILED, "mul_(p).mul_(gamma)", "mul_(p).mul_(gamma - 1)"),
     Bug(

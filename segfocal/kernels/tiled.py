@@ -245,17 +245,18 @@ def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options, out: 
     direct = out.dtype == _wide(out)  # then the memory of the result is the room for e
     e, flat, place, p, q, surprise, inverse = _odds(tile, out if direct else _room(tile, 0))
     m, g, squares = tile.m.squeeze(1), grads.predicted, grads.squares
-    f, v = (_of_class(t, tile.y) for t in (grads.positive, g + grads.overlap))
-    push = _slope(q, p, surprise, _gamma_of(tile, options)).mul_(f)
-    pull = q.clamp(min=torch.finfo(q.dtype).tiny).reciprocal_().mul_(push)
+    push = _slope(q, p, surprise, _gamma_of(tile, options)).mul_(_of_class(grads.positive, tile.y))
+    pull = torch.clamp(q, min=torch.finfo(q.dtype).tiny, out=surprise).reciprocal_().mul_(push)
+    v = _of_class(g + grads.overlap, tile.y)
     a = torch.bmm(g.unsqueeze(1), e).squeeze(1).mul_(inverse)
-    scale = m * inverse
     if squares is not None:  # g becomes g + 2 p squares
         v = v + 2 * p * _of_class(squares, tile.y)
         a = a + 2 * torch.bmm(squares.unsqueeze(1), e * e).squeeze(1) * inverse * inverse
-    own = torch.addcmul(a, q, v, value=-1).mul_(p).add_(push).mul_(m).neg_()  # m (p (q v - a) - push)
     # dx_j / e_j = (g_j - a - p v + pull) m inverse, as a matrix product of rank 2.
-    rows = torch.stack([scale, pull.sub_(a).addcmul_(p, v, value=-1).mul_(scale)], 1)
+    rows = torch.empty(len(e), 2, e.shape[2], dtype=e.dtype, device=e.device)
+    scale = torch.mul(m, inverse, out=rows[:, 0])
+    torch.mul(pull.sub_(a).addcmul_(p, v, value=-1), scale, out=rows[:, 1])
+    own = a.addcmul_(q, v, value=-1).mul_(p).add_(push).mul_(m).neg_()  # m (p (q v - a) - push)
     w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows, out=_room(tile, 0 if direct else 1))
     if squares is not None:
         w += 2 * squares.unsqueeze(2) * e * (scale * inverse).unsqueeze(1)
