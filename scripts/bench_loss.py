@@ -5,6 +5,9 @@
 Contenders take turns, so that a busy machine slows all alike; times are medians. The floor is the time to move
 3 L + 2 T bytes (L of logits, T of labels) at the copy bandwidth measured in the same run: the forward pass reads both
 once, the backward pass reads both and writes the gradient. Memory is the peak above the inputs, in sizes of the logits.
+
+On the CPU set OMP_WAIT_POLICY=PASSIVE, as `segfocal fit` does: else the threads of one contender spin into the next.
+With TRITON_INTERPRET=1 the Triton kernels take part there too, interpreted, for a rehearsal on tiny tensors.
 """
 
 import argparse
