@@ -322,12 +322,7 @@ def pixel_sums(
         backend=backend,
     )
     _check_tensors(logits, target, weight, activation, ignore_index)
-    if isinstance(gamma, Tensor) and gamma.requires_grad and backend != "reference":
-        remedy = "Pass gamma.detach(), or use backend='reference'."
-        raise ValueError(
-            f"Expected `gamma` to be a constant for backend={backend!r}, got one that requires a gradient. {remedy}"
-        )
-    backend_pixel_sums = _backend(backend, logits)
+    backend_pixel_sums = _backend(backend, logits, gamma)
     with torch.autocast(logits.device.type, enabled=False):
         sums = backend_pixel_sums(
             logits,
@@ -344,7 +339,10 @@ def pixel_sums(
     return sums
 
 
-def _backend(name: Backend, logits: Tensor) -> Callable[..., PixelSums]:
+def _backend(name: Backend, logits: Tensor, gamma: PerClass) -> Callable[..., PixelSums]:
+    if isinstance(gamma, Tensor) and gamma.requires_grad and name != "reference":
+        rule = f"Expected `gamma` to be a constant for backend={name!r}, got one that requires a gradient"
+        raise ValueError(f"{rule}. Pass gamma.detach(), or use backend='reference'.")
     if name == "auto":
         # Triton computes in float32, and is not installed everywhere that CUDA is.
         fit = logits.device.type == "cuda" and logits.dtype != torch.float64 and _HAS_TRITON
