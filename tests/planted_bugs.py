@@ -60,7 +60,6 @@ BUGS = [
     Bug("the log is bounded at 1e-3", FUNCTIONAL, "clamp(min=1e-7)", "clamp(min=1e-3)"),
     Bug("all-reduce loses the world size", FUNCTIONAL, "distributed.get_world_size() * (local", "(local"),
     Bug("illegal labels are not looked up", FUNCTIONAL, "sums.valid.isnan().any()", "sums.valid.isinf().any()"),
-    Bug("autocast reaches the reference", FUNCTIONAL, "enabled=False):\n        sums", "enabled=True):\n        sums"),
     # The definition
     Bug(
         "1 - p by subtraction",
