@@ -397,11 +397,10 @@ def _each(work: Callable[[slice, slice, Tensor, Tensor], R], logits: Tensor, shr
     tiles, device = _tiles(logits, shrink), logits.device
     workers = max(1, min(torch.get_num_threads(), len(tiles))) if device.type == "cpu" else 1
     size = max((logits[images, :, rows].numel() for images, rows in tiles), default=0)
-    inference = torch.is_inference_mode_enabled()
 
     def share(worker: int) -> list[R]:
-        # Threads know nothing of the caller's modes; and a backward pass may run inside autocast.
-        with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        # Nothing here is differentiated, which makes calls cheaper; and a backward pass may run inside autocast.
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             room = torch.empty(2, size, dtype=_wide(logits), device=device)
             steps = torch.arange(size // max(logits.shape[1], 1), device=device)
             return [work(*tile, room, steps) for tile in tiles[worker::workers]]
