@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 from segfocal.kernels import PixelSums
 
-# Values in a tile: few calls for much work, at most a twelfth of the logits so that threads share and memory stays
-# small, and never more than the cache holds.
-_LEAST, _SHARE, _MOST = 2**17, 12, 2**20
+# Values in a tile, the dozen of each pixel beside its logits counted: few calls for much work, at most a sixth of the
+# logits' number so that threads share and memory stays small, and never more than the cache holds.
+_LEAST, _SHARE, _MOST = 2**18, 6, 2**21
 
 R = TypeVar("R")
 
@@ -383,7 +383,7 @@ def _tiles(logits: Tensor, shrink: int) -> list[tuple[slice, slice]]:
     batch, num_classes, rows, row = *logits.shape[:3], math.prod(logits.shape[3:])
     if logits.numel() == 0:
         return []
-    most = min(max(_LEAST, logits.numel() // _SHARE), _MOST) // shrink // num_classes  # pixels
+    most = min(max(_LEAST, logits.numel() // _SHARE), _MOST) // shrink // (num_classes + 12)  # pixels
     return list(itertools.product(_cut(batch, most // (rows * row)), _cut(rows, most // row)))
 
 
