@@ -133,7 +133,7 @@ BUGS = [
         "tl.where(counted, values.to(tl.float32), 0.0)",
         "values.to(tl.float32)",
     ),
-    Bug("ignored gradients are multiplied", TRITON, "tl.where(counted, m * slope, 0.0)", "(m * slope)"),
+    Bug("weight lost in the gradient", TRITON, "tl.where(counted, m * slope, 0.0)", "tl.where(counted, slope, 0.0)"),
     Bug("illegal labels count as ignored", TRITON, 'state == 2), float("nan"), m)', "state == 2), 0.0, m)"),
     Bug("the wrong gradient of q", TRITON, "- q_own * push, p * (pull + push)", "- push, p * (pull + push)"),
     Bug(
