@@ -70,7 +70,8 @@ class FocalLoss(_Loss):
     Args:
         activation: "softmax" for classes that exclude each other, "sigmoid" for one yes-or-no question per channel.
             With sigmoid and class indices, one channel is binary and several are one against the rest.
-        gamma: How much less well classified pixels count, one number or one per class; 0 is cross-entropy.
+        gamma: How much less well classified pixels count, one number or one per class; 0 is cross-entropy. One that is
+            learnt needs backend="reference".
         alpha: Weight of the classes. softmax: alpha_c weighs the pixels of class c, one number weighs all alike.
             sigmoid: in [0, 1], alpha_c weighs the positives of class c and 1 - alpha_c its negatives; None is 1 and 1.
         ignore_index: The label of pixels that do not count. In a dense target, softmax ignores a pixel when any of its
