@@ -1,438 +1,762 @@
-"""The sums tile by tile, with the closed-form gradient: a tile stays in the cache from its first to its last operation.
+"""The sums on the CPU, block by block, with the closed-form gradient: compiled by Numba, in as many threads as PyTorch.
 
-Reads downwards: what a tile is; softmax with one class per pixel, the fast way; the other kinds; how tiles are run and
-added up; the two operators; `pixel_sums`. Shapes: b images, C classes, T pixels of a tile, K = C or 1.
+A block is some hundred neighbouring pixels with all their classes, which stay in the cache from the first operation to
+the last. Loops run over its pixels, which LLVM turns into vector instructions; what has one value per pixel is a row of
+the scratch memory `s`. A strip is a longer run of pixels of one image, and a part is the strips that share partial sums.
 
-With e = exp(x), o = the sum of e over the classes other than the pixel's own t, and s = e_t + o:
+Reads downwards: reading a block; softmax with one class per pixel; softmax with shares; sigmoid; cutting tensors into
+strips; the two operators; `pixel_sums`. With f, u, g and h the derivatives of the loss by positive_focal, overlap,
+predicted and predicted_squared:
 
-    p = e / s    q = 1 - p_t = o / s    r = log o - x_t    focal = q^gamma softplus(r)
-    slope = d focal / d r = q^gamma (gamma p_t softplus(r) + q)
+    q = 1 - p    surprise = -log p    slope = q^gamma (gamma p surprise + q), that of the focal term by log(q / p)
+    a_c = g_c + y_c u_c + 2 p_c h_c    w_c = f_c y_c slope_c
 
-With the derivatives of the loss by the sums, f (positive_focal), u (overlap) and g (predicted), and v = g_t + u_t,
-a = the sum over the other classes of p_j g_j, the gradient is
-
-    dx_t = p_t (q v - a) - f_t slope        dx_j = p_j (g_j - a - p_t v + f_t slope / q)
+    softmax: dL/dx_j = m (p_j sum over c != j of w_c / q_c - w_j + p_j (a_j - sum of p_c a_c))
+    sigmoid: class by class a softmax over (x, 0)
 """
 
 import functools
-import itertools
-import math
 import os
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
-from torch.nn import functional as F
 
 from segfocal.kernels import PixelSums
+from segfocal.kernels.elementary import FLAGS, HALF, ONE, TINY, ZERO, exp, f32, log, log1p, narrow, power, widen
 
-# Values in a tile, the dozen of each pixel beside its logits counted: few calls for much work, at most a sixth of the
-# logits' number so that threads share and memory stays small, and never more than the cache holds.
-_LEAST, _SHARE, _MOST = 2**18, 6, 2**21
+PIXELS = 256  # of a block
+STRIP = 2**15  # pixels of a strip at most, and of a part at least, where the image has as many
 
-R = TypeVar("R")
+# Rows of the scratch memory: where each begins.
+WEIGHT, MASK, LABEL, X, Y, TOP, OWN, OTHERS, INVERSE, P, Q, SURPRISE, GAMMA, POWER, COUNTER, PUSH, PULL, V, A = range(
+    0, 19 * PIXELS, PIXELS
+)
+END = 19 * PIXELS
+# Fields of the sums, in the order of `PixelSums`.
+POSITIVE, NEGATIVE, OVERLAP, PREDICTED, ACTUAL, VALID, PREDICTED_SQUARED, ACTUAL_SQUARED = range(8)
+
+TWO = f32(2)
+LEAST, MOST = f32(1e-18), f32(1e18)  # between them products and quotients of exponentials lose nothing
+LARGE = f32(3e38)  # in place of infinity: times 0 it is 0
+REORDERED = FLAGS | {"fastmath": {"contract", "reassoc"}}  # for sums, which the order of n terms may not change much
 
 
-class _Options(NamedTuple):
-    softmax: bool
-    gamma: float
-    gammas: Tensor | None  # (C,), in place of gamma
+class Input(NamedTuple):
+    """What every kernel reads; the tensors as flat memory."""
+
+    logits: np.ndarray  # half precisions as their bits, in uint16
+    class_step: int  # from one class to the next, and from one pixel of a strip to the next
+    pixel_step: int
+    brain: bool  # half precision is bfloat16
+    target: np.ndarray  # class indices, with the pixels in order, or shares
+    dense: bool
+    target_class_step: int  # of shares
+    target_pixel_step: int
+    weight: np.ndarray  # with the pixels in order; empty if all are 1
+    classes: int
     ignore_index: int
-    label_smoothing: float
+    gamma: float  # of the dtype of the sums, as everything below
+    gammas: np.ndarray  # (C,) in place of gamma, or empty
+    smoothing: float
     squared: bool
 
 
-class _Tile(NamedTuple):
-    x: Tensor  # (b, C, T) logits, of their own dtype and strides
-    y: Tensor  # (b, T) int64 in [0, C), or (b, C, T) shares
-    m: Tensor  # (b, K, T) weight, 0 where ignored; K = C where classes are ignored one by one
-    ignored: Tensor  # (b, K, T) bool
-    poison: Tensor | None  # (b, 1) NaN for an image with an illegal label, else 0; None if there is none
-    room: Tensor  # (2, at least b * C * T) to write to: new memory for each tile would cost as much as its maths
-    steps: Tensor  # 0, 1, 2, ... of length T or more
+# Pixels of one image, the part whose sums they enter, and where they begin in each tensor.
+STRIP_FIELDS = np.dtype([(name, np.int64) for name in ("part", "image", "pixels", "logits", "target", "weight", "out")])
 
 
-class _Grads(NamedTuple):
-    """The derivatives of the loss by the sums that are not constant, (b, C) each."""
-
-    positive: Tensor
-    negative: Tensor
-    overlap: Tensor
-    predicted: Tensor
-    squares: Tensor | None
+# Reading a block
 
 
-# What the target says of a tile
+@njit(**FLAGS)
+def _copy(source, brain, s, row, n):
+    for j in range(n):
+        s[row + j] = widen(source[j], brain)
 
 
-def _tile(x: Tensor, target: Tensor, weight: Tensor | None, room: Tensor, steps: Tensor, options: _Options) -> _Tile:
-    """Flatten the spatial dims and read the labels; `x` (b, C, ...), `target` with or without C, `weight` (b, ...)."""
-    dtype, dense = _wide(x), target.ndim == x.ndim
-    x, target = x.flatten(2), target.flatten(2 if dense else 1)
-    y, ignored, poison = _shares(target, dtype, options) if dense else _indices(target, x.shape[1], dtype, options)
-    if weight is None:
-        m = (~ignored).to(dtype)
+@njit(**FLAGS)
+def _read(flat, start, step, brain, s, row, n):
+    if step == 1:  # apart, so that it becomes vector instructions
+        _copy(flat[start : start + n], brain, s, row, n)
     else:
-        m = weight.flatten(1).to(dtype).unsqueeze(1)
-        ignored = ignored | (m == 0)
-        m = m.masked_fill(ignored, 0.0)
-    return _Tile(x, y, m, ignored, poison, room, steps)
+        _copy(flat[start : start + n * step : step], brain, s, row, n)
 
 
-def _indices(
-    target: Tensor, num_classes: int, dtype: torch.dtype, options: _Options
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Class indices (b, T) or, where the fast way does not apply, one-hot shares; ignored (b, 1, T); poison."""
-    target = _short(target, options.ignore_index)
-    ignored = target == options.ignore_index
-    index = target.masked_fill(ignored, 0)
-    poison, last = None, max(num_classes, 2) - 1
-    low, high = torch.aminmax(index)
-    index = index.long()
-    if index.device.type != "cpu" or low < 0 or high > last:  # elsewhere a look would wait for the device
-        illegal = ((index < 0) | (index > last)).any(1, keepdim=True)
-        poison, index = torch.where(illegal, math.nan, 0.0), index.clamp(0, last)
-    if not options.softmax or options.label_smoothing > 0:
-        first = 1 if num_classes == 1 else 0  # one channel is class 1, the object
-        classes = torch.arange(first, first + num_classes, device=index.device)
-        index = (index.unsqueeze(1) == classes[:, None]).to(dtype)
-    return index, ignored.unsqueeze(1), poison
+@njit(**FLAGS)
+def _read_pixels(data, strip, at, s, n):
+    """WEIGHT of the pixels, 0 where ignored, and LABEL, their class. Returns whether a label is illegal."""
+    illegal, last = 0, max(data.classes, 2) - 1
+    for j in range(n):
+        s[WEIGHT + j] = ONE
+    if len(data.weight):
+        _copy(data.weight[strip.weight + at : strip.weight + at + n], False, s, WEIGHT, n)
+    if not data.dense:
+        labels = data.target[strip.target + at : strip.target + at + n]
+        for j in range(n):
+            label = np.int64(labels[j])
+            ignored = label == data.ignore_index
+            wrong = (label < 0) | (label > last)
+            illegal |= wrong & (not ignored)
+            weight = s[WEIGHT + j]
+            s[WEIGHT + j] = ZERO if ignored else weight
+            s[LABEL + j] = ZERO if wrong else f32(label)
+    return illegal
 
 
-def _short(target: Tensor, ignore_index: int) -> Tensor:
-    """The labels in 16 bits, where they and `ignore_index` fit, for speed; else in 64: 255 does not fit int8."""
-    if target.dtype in (torch.uint8, torch.int16):
-        return target.to(torch.int16) if abs(ignore_index) < 2**15 else target.long()
-    target = target.long()
-    if target.device.type == "cpu" and abs(ignore_index) < 2**15:
-        low, high = torch.aminmax(target)
-        if low >= -(2**15) and high < 2**15:
-            return target.to(torch.int16)
-    return target
+@njit(**FLAGS)
+def _read_shares(data, strip, at, c, s, n):
+    """Y, the share of class c, and MASK, the weight, 0 where it is ignored. Returns whether a share is illegal."""
+    illegal = 0
+    if not data.dense:
+        wanted = f32(c) if data.classes > 1 else ONE  # one channel is class 1, the object
+        for j in range(n):
+            s[Y + j] = ONE if s[LABEL + j] == wanted else ZERO
+            s[MASK + j] = s[WEIGHT + j]
+        return illegal
+    start = strip.target + at * data.target_pixel_step + c * data.target_class_step
+    _read(data.target, start, data.target_pixel_step, False, s, Y, n)
+    for j in range(n):
+        y, weight = s[Y + j], s[WEIGHT + j]
+        ignored = y == data.ignore_index
+        illegal |= (not ((y >= ZERO) & (y <= ONE))) & (not ignored)
+        s[MASK + j] = ZERO if ignored else weight
+        s[Y + j] = ZERO if ignored else y
+    return illegal
 
 
-def _shares(target: Tensor, dtype: torch.dtype, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares (b, C, T), ignored (b, K, T), poison (b, 1)."""
-    y = target.to(dtype)  # widened first, as above
-    ignored = y == options.ignore_index
-    if options.softmax:
-        ignored = ignored.any(1, keepdim=True)
-    y = y.masked_fill(ignored, 0.0)
-    legal = ((y >= 0) & (y <= 1)).flatten(1).all(1, keepdim=True)
-    return y, ignored, torch.where(legal, 0.0, math.nan)
+@njit(**FLAGS)
+def _raise(source, gamma, result, s, n):
+    """The row `result` becomes the row `source` to the power of gamma."""
+    if gamma == 0:
+        for j in range(n):
+            s[result + j] = ONE
+    elif gamma == 2:
+        for j in range(n):
+            s[result + j] = s[source + j] * s[source + j]
+    else:
+        for j in range(n):
+            s[result + j] = power(s[source + j], gamma)
 
 
-def _finite(tile: _Tile) -> Tensor:
-    """A copy of the logits (b, C, T) in the dtype of the sums, without the NaN and infinities of ignored pixels."""
-    x = tile.room[0, : tile.x.numel()].view(tile.x.shape).copy_(tile.x)
-    if x.device.type == "cpu":  # elsewhere the check would wait for the device
-        low, high = torch.aminmax(x)
-        if low > -1e30 and high < 1e30:  # false for NaN
-            return x
-    return x.masked_fill_(tile.ignored, 0.0)
+@njit(**FLAGS)
+def _write(result, s, row, brain, n):
+    for j in range(n):
+        result[j] = narrow(s[row + j], result[j], brain)
 
 
-# The focal term, element by element
+# Softmax, one class per pixel. e (C, PIXELS) holds the exponentials, 0 at the pixel's own class.
 
 
-def _gamma_of(tile: _Tile, options: _Options) -> float | Tensor:
-    if options.gammas is None:
-        return options.gamma
-    return options.gammas[:, None] if tile.y.ndim == 3 else options.gammas[tile.y]
+@njit(**FLAGS)
+def _exponentials(source, brain, c, e, s, n):
+    label = f32(c)
+    for j in range(n):
+        x = widen(source[j], brain)
+        x = x if s[WEIGHT + j] != ZERO else ZERO  # NaN and infinities of ignored pixels
+        value = exp(x - s[TOP + j])
+        mine = s[LABEL + j] == label
+        s[OWN + j] += value if mine else ZERO
+        value = ZERO if mine else value
+        s[OTHERS + j] += value
+        e[j] = value
 
 
-def _softplus(r: Tensor) -> Tensor:
-    return F.softplus(r, threshold=40.0)  # the default of 20 is too low for float64
+@njit(**FLAGS)
+def _split(data, start, e, s, n):
+    """OWN and OTHERS, the exponentials of the pixel's class and the sum of all others, above TOP."""
+    for j in range(n):
+        s[OWN + j] = ZERO
+        s[OTHERS + j] = ZERO
+    for c in range(data.classes):
+        first = start + c * data.class_step
+        if data.pixel_step == 1:
+            _exponentials(data.logits[first : first + n], data.brain, c, e[c], s, n)
+        else:
+            last = first + n * data.pixel_step
+            _exponentials(data.logits[first : last : data.pixel_step], data.brain, c, e[c], s, n)
 
 
-def _focal(q: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
-    return surprise if isinstance(gamma, float) and gamma == 0 else q**gamma * surprise
+@njit(**FLAGS)
+def _find_top(data, start, s, n):
+    """TOP, the largest logit of the pixel."""
+    for c in range(data.classes):
+        _read(data.logits, start + c * data.class_step, data.pixel_step, data.brain, s, X, n)
+        for j in range(n):
+            x, top = s[X + j], s[TOP + j]
+            top = x if (c == 0) | (x > top) else top
+            s[TOP + j] = top if s[WEIGHT + j] != ZERO else ZERO
 
 
-def _slope(q: Tensor, p: Tensor, surprise: Tensor, gamma: float | Tensor) -> Tensor:
-    """The derivative of the focal term by r, a new tensor."""
-    if isinstance(gamma, float) and gamma == 0:
-        return q.clone()
-    surprise = surprise.clamp(max=torch.finfo(p.dtype).max)  # where p is 0 it may be infinite
-    return surprise.mul_(p).mul_(gamma).add_(q).mul_(q**gamma)
+@njit(**FLAGS)
+def _odds(data, strip, at, e, s, n):
+    """e, INVERSE, P, Q and SURPRISE of a block whose pixels are read."""
+    start = strip.logits + at * data.pixel_step
+    for j in range(n):
+        s[TOP + j] = ZERO
+    _split(data, start, e, s, n)
+    outside = 0
+    for j in range(n):
+        own, total = s[OWN + j], s[OWN + j] + s[OTHERS + j]
+        outside |= not ((own >= LEAST) & (total <= MOST))
+    if outside:  # or NaN
+        _find_top(data, start, s, n)
+        _split(data, start, e, s, n)
+    for j in range(n):
+        own, others = s[OWN + j], s[OTHERS + j]
+        inverse = ONE / (own + others)
+        s[INVERSE + j] = inverse
+        s[P + j] = own * inverse
+        s[Q + j] = others * inverse
+        s[SURPRISE + j] = log1p(others / own)
+    if outside:
+        for j in range(n):
+            if s[OWN + j] < LEAST and s[WEIGHT + j] != ZERO:  # the exponential is 0 or has lost digits
+                place = start + int(s[LABEL + j]) * data.class_step + j * data.pixel_step
+                x = widen(data.logits[place], data.brain)
+                s[SURPRISE + j] = log(s[OTHERS + j]) - (x - s[TOP + j])
+    if len(data.gammas):
+        for j in range(n):
+            s[GAMMA + j] = data.gammas[int(s[LABEL + j])]
+        for j in range(n):
+            s[POWER + j] = power(s[Q + j], s[GAMMA + j]) if s[GAMMA + j] != ZERO else ONE
+    else:
+        for j in range(n):
+            s[GAMMA + j] = data.gamma
+        _raise(Q, data.gamma, POWER, s, n)
 
 
-# Softmax, one class per pixel: exponentials of the logits as they are, and matrix products
+@njit(**REORDERED)
+def _class_totals(e, c, s, n):
+    label, positive, overlap, predicted, actual = f32(c), ZERO, ZERO, ZERO, ZERO
+    for j in range(n):
+        mine = s[LABEL + j] == label
+        positive += s[POWER + j] if mine else ZERO
+        overlap += s[P + j] if mine else ZERO
+        actual += s[WEIGHT + j] if mine else ZERO
+        predicted += e[j] * s[INVERSE + j]
+    return positive, overlap, predicted, actual
 
 
-class _Odds(NamedTuple):
-    e: Tensor  # (b, C, T) exp(x), 0 at the pixel's own class
-    flat: Tensor  # the memory of e
-    place: Tensor  # (b * T,) where in it the own class lies
-    p: Tensor  # (b, T) probability of the own class
-    q: Tensor  # (b, T) 1 - p
-    surprise: Tensor  # (b, T) -log p
-    inverse: Tensor  # (b, T) e * inverse is the probability
+@njit(**REORDERED)
+def _class_squares(e, c, s, n):
+    label, total = f32(c), ZERO
+    for j in range(n):
+        p = s[P + j] if s[LABEL + j] == label else e[j] * s[INVERSE + j]
+        total += s[WEIGHT + j] * p * p
+    return total
 
 
-def _odds(tile: _Tile, e: Tensor) -> _Odds:
-    """The odds, with e to write to; of any strides."""
-    x, (image_stride, class_stride, pixel_stride) = tile.x, e.stride()
-    # One flat index per pixel is several times faster than gather and scatter along the classes.
-    flat = e.as_strided((1 + sum((n - 1) * s for n, s in zip(e.shape, e.stride(), strict=True)),), (1,))
-    place = tile.steps[: x.shape[2]] if pixel_stride == 1 else pixel_stride * tile.steps[: x.shape[2]]
-    if len(x) > 1:
-        place = place + torch.arange(0, image_stride * len(x), image_stride, device=x.device)[:, None]
-    place = torch.add(place, tile.y, alpha=class_stride).view(-1)
-    if e.device.type == "cpu":  # elsewhere the check below would wait for the device
-        torch.exp(x, out=e) if x.dtype == e.dtype else e.copy_(x).exp_()
-        own, others = _split(e, flat, place)
-        total, ratio = own + others, others / own
-        # Inside these bounds no digit is lost; NaN and infinities, of ignored pixels too, lie outside.
-        if own.amin() >= 1e-18 and total.amax() <= 1e18:
-            inverse = total.reciprocal_()
-            return _Odds(e, flat, place, own.mul_(inverse), others.mul_(inverse), ratio.log1p_(), inverse)
-    e.copy_(x).masked_fill_(tile.ignored, 0.0)
-    e -= e.amax(1, keepdim=True)
-    x_own = flat.index_select(0, place).view_as(tile.y)
-    own, others = _split(e.exp_(), flat, place)
-    inverse, surprise = (own + others).reciprocal_(), _softplus(others.log() - x_own)
-    return _Odds(e, flat, place, own.mul_(inverse), others.mul_(inverse), surprise, inverse)
+@njit(**FLAGS)
+def _index_sums(data, strips, s, e, out):
+    for strip in strips:
+        sums = out[strip.part]
+        for at in range(0, strip.pixels, PIXELS):
+            n = min(PIXELS, strip.pixels - at)
+            if _read_pixels(data, strip, at, s, n):
+                sums[:] = np.nan
+            _odds(data, strip, at, e, s, n)
+            if data.squared:
+                for c in range(data.classes):
+                    sums[PREDICTED_SQUARED, c] += _class_squares(e[c], c, s, n)
+            for j in range(n):
+                weight = s[WEIGHT + j]
+                s[POWER + j] *= s[SURPRISE + j] * weight
+                s[P + j] *= weight
+                s[INVERSE + j] *= weight
+            for c in range(data.classes):
+                positive, overlap, predicted, actual = _class_totals(e[c], c, s, n)
+                sums[POSITIVE, c] += positive
+                sums[OVERLAP, c] += overlap
+                sums[PREDICTED, c] += predicted + overlap
+                sums[ACTUAL, c] += actual
 
 
-def _split(e: Tensor, flat: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """The own class's share and the sum of the others (b, T); sets the own class to 0, so nothing is subtracted."""
-    own = flat.index_select(0, place)
-    flat.scatter_(0, place, torch.zeros_like(own))
-    others = torch.bmm(torch.ones(len(e), 1, e.shape[1], dtype=e.dtype, device=e.device), e).squeeze(1)
-    return own.view_as(others), others
+@njit(**FLAGS)
+def _write_softmax(e, c, predicted, squares, s, result, brain, n):
+    label = f32(c)
+    for j in range(n):
+        value = e[j]
+        value = value * (predicted * s[X + j] + s[PUSH + j] + squares * value * s[INVERSE + j])
+        own = s[OWN + j]
+        value = own if s[LABEL + j] == label else value
+        result[j] = narrow(value, result[j], brain)
 
 
-def _room(tile: _Tile, slot: int) -> Tensor:
-    """Memory for (b, C, T), with the classes last where they are last in the logits."""
-    (batch, num_classes, pixels), room = tile.x.shape, tile.room[slot, : tile.x.numel()]
-    if num_classes > 1 and tile.x.stride(1) == 1 and pixels > 1:
-        return room.view(batch, pixels, num_classes).transpose(1, 2)
-    return room.view(tile.x.shape)
+@njit(**FLAGS)
+def _index_gradient(data, strips, s, e, grads, out, class_step, pixel_step):
+    for strip in strips:
+        positive, overlap, predicted, squares = (
+            grads[strip.image, 0],
+            grads[strip.image, 1],
+            grads[strip.image, 2],
+            grads[strip.image, 3],
+        )
+        for at in range(0, strip.pixels, PIXELS):
+            n = min(PIXELS, strip.pixels - at)
+            _read_pixels(data, strip, at, s, n)
+            _odds(data, strip, at, e, s, n)
+            _index_slopes(data, positive, overlap, predicted, squares, e, s, n)
+            for c in range(data.classes):
+                first = strip.out + at * pixel_step + c * class_step
+                if pixel_step == 1:
+                    result = out[first : first + n]
+                    _write_softmax(e[c], c, predicted[c], TWO * squares[c], s, result, data.brain, n)
+                else:
+                    spread = out[first : first + n * pixel_step : pixel_step]
+                    _write_softmax(e[c], c, predicted[c], TWO * squares[c], s, spread, data.brain, n)
 
 
-def _softmax_index_sums(tile: _Tile, options: _Options) -> list[Tensor]:
-    e, _, _, p, q, surprise, inverse = _odds(tile, _room(tile, 0))
-    m, (batch, num_classes, _) = tile.m.squeeze(1), e.shape
-    rows = torch.empty(4 if options.squared else 3, *p.shape, dtype=_accumulator(e), device=e.device)
-    torch.mul(m, _focal(q, surprise, _gamma_of(tile, options)), out=rows[0])
-    m_p = torch.mul(m, p)
-    rows[1].copy_(m_p)
-    rows[2].copy_(m)
-    if options.squared:
-        torch.mul(m_p, p, out=rows[3])
-    by_class = torch.zeros(len(rows), batch, num_classes, dtype=rows.dtype, device=e.device)
-    positive, overlap, actual, *own = by_class.scatter_add_(2, tile.y.expand(rows.shape), rows).unbind(0)
-    scale = m * inverse
-    predicted = torch.bmm(e, scale.unsqueeze(2)).squeeze(2) + overlap
-    sums = [
-        positive,
-        torch.zeros_like(positive),
-        overlap,
-        predicted,
-        actual,
-        actual.sum(1, keepdim=True).expand_as(actual),
-    ]
-    if options.squared:
-        sums += [torch.bmm(e * e, (scale * inverse).unsqueeze(2)).squeeze(2) + own[0], actual]
-    return sums
-
-
-def _softmax_index_gradient(tile: _Tile, grads: _Grads, options: _Options, out: Tensor) -> None:
-    direct = out.dtype == _wide(out)  # then the memory of the result is the room for e
-    e, flat, place, p, q, surprise, inverse = _odds(tile, out if direct else _room(tile, 0))
-    m, g, squares = tile.m.squeeze(1), grads.predicted, grads.squares
-    push = _slope(q, p, surprise, _gamma_of(tile, options)).mul_(_of_class(grads.positive, tile.y))
-    pull = torch.clamp(q, min=torch.finfo(q.dtype).tiny, out=surprise).reciprocal_().mul_(push)
-    v = _of_class(g + grads.overlap, tile.y)
-    a = torch.bmm(g.unsqueeze(1), e).squeeze(1).mul_(inverse)
-    if squares is not None:  # g becomes g + 2 p squares
-        v = v + 2 * p * _of_class(squares, tile.y)
-        a = a + 2 * torch.bmm(squares.unsqueeze(1), e * e).squeeze(1) * inverse * inverse
-    # dx_j / e_j = (g_j - a - p v + pull) m inverse, as a matrix product of rank 2.
-    rows = torch.empty(len(e), 2, e.shape[2], dtype=e.dtype, device=e.device)
-    scale = torch.mul(m, inverse, out=rows[:, 0])
-    torch.mul(pull.sub_(a).addcmul_(p, v, value=-1), scale, out=rows[:, 1])
-    own = a.addcmul_(q, v, value=-1).mul_(p).add_(push).mul_(m).neg_()  # m (p (q v - a) - push)
-    w = torch.bmm(torch.stack([g, torch.ones_like(g)], 2), rows, out=_room(tile, 0 if direct else 1))
-    if squares is not None:
-        w += 2 * squares.unsqueeze(2) * e * (scale * inverse).unsqueeze(1)
-    e *= w
-    flat.scatter_(0, place, own.view(-1))
-    if not direct:
-        out.copy_(e)
-
-
-def _of_class(values: Tensor, y: Tensor) -> Tensor:
-    """What each pixel's class has: values (b, C) and class indices (b, T) to (b, T)."""
-    return values.index_select(1, y[0]) if len(y) == 1 else values.gather(1, y)  # the first is faster
+@njit(**FLAGS)
+def _index_slopes(data, positive, overlap, predicted, squares, e, s, n):
+    """OWN, the gradient of the pixel's class; with X and PUSH that of another is e_c (predicted_c X + PUSH + ...)."""
+    for j in range(n):
+        s[A + j] = ZERO
+    for c in range(data.classes):
+        slope, row = predicted[c], e[c]
+        for j in range(n):
+            s[A + j] += slope * row[j]
+    for j in range(n):
+        c = int(s[LABEL + j])
+        s[PUSH + j] = positive[c]
+        s[V + j] = overlap[c] + predicted[c]
+    if data.squared:
+        for c in range(data.classes):
+            slope, row = TWO * squares[c], e[c]
+            for j in range(n):
+                s[A + j] += slope * row[j] * row[j] * s[INVERSE + j]
+        for j in range(n):
+            s[V + j] += TWO * squares[int(s[LABEL + j])] * s[P + j]
+    for j in range(n):
+        p, q, v, weight = s[P + j], s[Q + j], s[V + j], s[WEIGHT + j]
+        push = s[PUSH + j] * s[POWER + j] * (s[GAMMA + j] * p * min(s[SURPRISE + j], LARGE) + q)
+        a, scale = s[A + j] * s[INVERSE + j], weight * s[INVERSE + j]
+        s[OWN + j] = weight * (p * (q * v - a) - push)
+        s[PUSH + j] = scale * (push / max(q, TINY) - a - p * v)
+        s[X + j] = scale
+        s[INVERSE + j] *= scale
 
 
 # Softmax, any share of any class
 
 
-def _softmax_share_terms(tile: _Tile, options: _Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """p, q = 1 - p, -log p and the smoothed shares, each (b, C, T)."""
-    log_p = _finite(tile).log_softmax(1)
-    p = log_p.exp()
-    # 1 - p loses digits for the likeliest class alone: only there are the others added up.
-    top = p.argmax(1, keepdim=True)
-    q = (1 - p).scatter_(1, top, p.scatter(1, top, 0.0).sum(1, keepdim=True))
-    smoothing = options.label_smoothing
-    return p, q, _softplus(q.log().sub_(log_p)), (1 - smoothing) * tile.y + smoothing / tile.x.shape[1]
+@njit(**FLAGS)
+def _exclude(data, strip, at, s, n):
+    """WEIGHT becomes 0 where the share of any class is ignored. Returns whether a share is illegal."""
+    illegal = 0
+    if data.dense:
+        for c in range(data.classes):
+            illegal |= _read_shares(data, strip, at, c, s, n)
+            for j in range(n):
+                s[WEIGHT + j] = s[MASK + j]
+    return illegal
 
 
-def _softmax_share_sums(tile: _Tile, options: _Options) -> list[Tensor]:
-    p, q, surprise, y = _softmax_share_terms(tile, options)
-    # A term with y = 0 may be infinite.
-    positive = y * _focal(q, surprise.masked_fill_(y == 0, 0.0), _gamma_of(tile, options))
-    return _share_sums(tile, p, positive, torch.zeros_like(positive), options)
+@njit(**FLAGS)
+def _all_odds(data, strip, at, e, d, s, n):
+    """The exponentials e and their logarithms d below the largest; OTHERS, the sum but for that one, and INVERSE."""
+    start = strip.logits + at * data.pixel_step
+    for c in range(data.classes):
+        _read(data.logits, start + c * data.class_step, data.pixel_step, data.brain, s, X, n)
+        row = d[c]
+        for j in range(n):
+            x, top, which = s[X + j], s[TOP + j], s[OWN + j]
+            x = x if s[WEIGHT + j] != ZERO else ZERO
+            higher = (x > top) | (c == 0)
+            s[TOP + j] = x if higher else top
+            s[OWN + j] = f32(c) if higher else which
+            row[j] = x
+    for j in range(n):
+        s[OTHERS + j] = ZERO
+    for c in range(data.classes):
+        row, values, label = d[c], e[c], f32(c)
+        for j in range(n):
+            below = row[j] - s[TOP + j]
+            value = exp(below)
+            row[j] = below
+            values[j] = value
+            s[OTHERS + j] += ZERO if s[OWN + j] == label else value
+    for j in range(n):
+        s[INVERSE + j] = ONE / (ONE + s[OTHERS + j])
 
 
-def _softmax_share_gradient(tile: _Tile, grads: _Grads, options: _Options, out: Tensor) -> None:
-    p, q, surprise, y = _softmax_share_terms(tile, options)
-    push = grads.positive.unsqueeze(2) * y * _slope(q, p, surprise, _gamma_of(tile, options))
-    pull = push / q.clamp(min=torch.finfo(q.dtype).tiny)
-    a = _region_slope(tile, p, grads)
-    focal = p * (pull.sum(1, keepdim=True) - pull) - push
-    out.copy_(tile.m * (focal + p * (a - (p * a).sum(1, keepdim=True))))
+@njit(**FLAGS)
+def _class_terms(data, c, e, d, s, n):
+    """P, Q, SURPRISE and POWER of class c."""
+    label = f32(c)
+    for j in range(n):
+        p, others = e[j] * s[INVERSE + j], s[OTHERS + j]
+        # 1 - p loses digits for the likeliest class alone
+        q = others * s[INVERSE + j] if s[OWN + j] == label else ONE - p
+        s[P + j] = p
+        s[Q + j] = q
+        s[SURPRISE + j] = log1p(others) - d[j]
+    _raise(Q, _gamma_of(data, c), POWER, s, n)
+
+
+@njit(**FLAGS)
+def _gamma_of(data, c):
+    return data.gammas[c] if len(data.gammas) else data.gamma
+
+
+@njit(**FLAGS)
+def _smooth(data, outcomes, s, n):
+    """X, the share Y smoothed."""
+    rest, keep = data.smoothing / outcomes, ONE - data.smoothing
+    for j in range(n):
+        s[X + j] = keep * s[Y + j] + rest
+
+
+@njit(**REORDERED)
+def _share_totals(s, n):
+    positive, negative, overlap, predicted, actual, valid = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+    for j in range(n):
+        weight, y, smooth, p = s[MASK + j], s[Y + j], s[X + j], s[P + j]
+        focal, counter = s[POWER + j], s[COUNTER + j]
+        # A term with the factor 0 may be infinite.
+        positive += weight * smooth * focal if smooth != ZERO else ZERO
+        negative += weight * (ONE - smooth) * counter if smooth != ONE else ZERO
+        overlap += weight * p * y
+        predicted += weight * p
+        actual += weight * y
+        valid += weight
+    return positive, negative, overlap, predicted, actual, valid
+
+
+@njit(**REORDERED)
+def _share_squares(s, n):
+    predicted, actual = ZERO, ZERO
+    for j in range(n):
+        weight, y, p = s[MASK + j], s[Y + j], s[P + j]
+        predicted += weight * p * p
+        actual += weight * y * y
+    return predicted, actual
+
+
+@njit(**FLAGS)
+def _add_shares(data, c, sums, s, n):
+    positive, negative, overlap, predicted, actual, valid = _share_totals(s, n)
+    sums[POSITIVE, c] += positive
+    sums[NEGATIVE, c] += negative
+    sums[OVERLAP, c] += overlap
+    sums[PREDICTED, c] += predicted
+    sums[ACTUAL, c] += actual
+    sums[VALID, c] += valid
+    if data.squared:
+        predicted, actual = _share_squares(s, n)
+        sums[PREDICTED_SQUARED, c] += predicted
+        sums[ACTUAL_SQUARED, c] += actual
+
+
+@njit(**FLAGS)
+def _share_sums(data, strips, s, e, d, out):
+    for strip in strips:
+        sums = out[strip.part]
+        for at in range(0, strip.pixels, PIXELS):
+            n = min(PIXELS, strip.pixels - at)
+            if _read_pixels(data, strip, at, s, n) | _exclude(data, strip, at, s, n):
+                sums[:] = np.nan
+            _all_odds(data, strip, at, e, d, s, n)
+            for c in range(data.classes):
+                _read_shares(data, strip, at, c, s, n)
+                _smooth(data, f32(data.classes), s, n)
+                _class_terms(data, c, e[c], d[c], s, n)
+                for j in range(n):
+                    s[POWER + j] *= s[SURPRISE + j]
+                    s[COUNTER + j] = ZERO
+                _add_shares(data, c, sums, s, n)
+
+
+@njit(**FLAGS)
+def _share_gradient(data, strips, s, e, d, grads, out, class_step, pixel_step):
+    for strip in strips:
+        grad = grads[strip.image]
+        for at in range(0, strip.pixels, PIXELS):
+            n = min(PIXELS, strip.pixels - at)
+            _read_pixels(data, strip, at, s, n)
+            _exclude(data, strip, at, s, n)
+            _all_odds(data, strip, at, e, d, s, n)
+            for j in range(n):
+                s[PULL + j] = ZERO  # sum of w / q
+                s[V + j] = ZERO  # sum of p a
+            for c in range(data.classes):
+                _read_shares(data, strip, at, c, s, n)
+                _smooth(data, f32(data.classes), s, n)
+                _class_terms(data, c, e[c], d[c], s, n)
+                _share_slope(_gamma_of(data, c), grad[0, c], d[c], s, n)
+                _region_slope(grad[1, c], grad[2, c], grad[3, c], s, n)
+                row = d[c]
+                for j in range(n):
+                    s[PULL + j] += row[j] / max(s[Q + j], TINY)
+                    s[V + j] += s[P + j] * s[A + j]
+            for c in range(data.classes):
+                _read_shares(data, strip, at, c, s, n)
+                row, values, label = d[c], e[c], f32(c)
+                for j in range(n):
+                    p = values[j] * s[INVERSE + j]
+                    q = s[OTHERS + j] * s[INVERSE + j]
+                    q = q if s[OWN + j] == label else ONE - p
+                    s[P + j] = p
+                    s[Q + j] = q
+                _region_slope(grad[1, c], grad[2, c], grad[3, c], s, n)
+                for j in range(n):
+                    p, w = s[P + j], row[j]
+                    others = s[PULL + j] - w / max(s[Q + j], TINY)
+                    s[X + j] = s[MASK + j] * (p * others - w + p * (s[A + j] - s[V + j]))
+                start = strip.out + at * pixel_step + c * class_step
+                _store(out, start, pixel_step, s, X, data.brain, n)
+
+
+@njit(**FLAGS)
+def _share_slope(gamma, positive, w, s, n):
+    """The derivative w of the focal term of a class by its log-odds."""
+    for j in range(n):
+        slope = s[POWER + j] * (gamma * s[P + j] * min(s[SURPRISE + j], LARGE) + s[Q + j])
+        w[j] = positive * s[X + j] * slope
+
+
+@njit(**FLAGS)
+def _region_slope(overlap, predicted, squares, s, n):
+    """A, the derivative by p of what depends on overlap, predicted and predicted_squared."""
+    for j in range(n):
+        s[A + j] = predicted + overlap * s[Y + j] + TWO * squares * s[P + j]
+
+
+@njit(**FLAGS)
+def _store(flat, start, step, s, row, brain, n):
+    if step == 1:
+        _write(flat[start : start + n], s, row, brain, n)
+    else:
+        _write(flat[start : start + n * step : step], s, row, brain, n)
 
 
 # Sigmoid: every class for itself
 
 
-def _sigmoid_sums(tile: _Tile, options: _Options) -> list[Tensor]:
-    x, gamma = _finite(tile), _gamma_of(tile, options)
-    p, y = x.sigmoid(), _smooth_yes(tile, options)
-    # A term with the factor 0 may be infinite.
-    positive = y * _focal((-x).sigmoid_(), _softplus(-x).masked_fill_(y == 0, 0.0), gamma)
-    negative = (1 - y) * _focal(p, _softplus(x).masked_fill_(y == 1, 0.0), gamma)
-    return _share_sums(tile, p, positive, negative, options)
+@njit(**FLAGS)
+def _binary_terms(data, strip, at, c, s, n):
+    """P and Q, POWER and SURPRISE of a positive, COUNTER and TOP of a negative."""
+    start = strip.logits + at * data.pixel_step + c * data.class_step
+    _read(data.logits, start, data.pixel_step, data.brain, s, X, n)
+    for j in range(n):
+        x = s[X + j]
+        x = x if s[MASK + j] != ZERO else ZERO  # NaN and infinities of ignored elements
+        size = abs(x)
+        small = exp(-size)
+        inverse, rest = ONE / (ONE + small), log1p(small)
+        large, small = inverse, small * inverse
+        s[P + j] = large if x >= ZERO else small
+        s[Q + j] = small if x >= ZERO else large
+        s[SURPRISE + j] = rest if x >= ZERO else rest + size
+        s[TOP + j] = rest + size if x >= ZERO else rest
+    gamma = _gamma_of(data, c)
+    _raise(Q, gamma, POWER, s, n)
+    _raise(P, gamma, COUNTER, s, n)
 
 
-def _sigmoid_gradient(tile: _Tile, grads: _Grads, options: _Options, out: Tensor) -> None:
-    x, gamma = _finite(tile), _gamma_of(tile, options)
-    p, q, y = x.sigmoid(), (-x).sigmoid_(), _smooth_yes(tile, options)
-    positive = grads.positive.unsqueeze(2) * y * _slope(q, p, _softplus(-x), gamma)
-    negative = grads.negative.unsqueeze(2) * (1 - y) * _slope(p, q, _softplus(x), gamma)
-    out.copy_(tile.m * (negative - positive + p * q * _region_slope(tile, p, grads)))
+@njit(**FLAGS)
+def _sigmoid_sums(data, strips, s, out):
+    for strip in strips:
+        sums = out[strip.part]
+        for at in range(0, strip.pixels, PIXELS):
+            n = min(PIXELS, strip.pixels - at)
+            illegal = _read_pixels(data, strip, at, s, n)
+            for c in range(data.classes):
+                illegal |= _read_shares(data, strip, at, c, s, n)
+                _binary_terms(data, strip, at, c, s, n)
+                _smooth(data, TWO, s, n)
+                for j in range(n):
+                    s[POWER + j] *= s[SURPRISE + j]
+                    s[COUNTER + j] *= s[TOP + j]
+                _add_shares(data, c, sums, s, n)
+            if illegal:
+                sums[:] = np.nan
 
 
-def _smooth_yes(tile: _Tile, options: _Options) -> Tensor:
-    return (1 - options.label_smoothing) * tile.y + options.label_smoothing / 2
+@njit(**FLAGS)
+def _sigmoid_gradient(data, strips, s, grads, out, class_step, pixel_step):
+    for strip in strips:
+        grad = grads[strip.image]
+        for at in range(0, strip.pixels, PIXELS):
+            n = min(PIXELS, strip.pixels - at)
+            _read_pixels(data, strip, at, s, n)
+            for c in range(data.classes):
+                _read_shares(data, strip, at, c, s, n)
+                _binary_terms(data, strip, at, c, s, n)
+                _smooth(data, TWO, s, n)
+                _region_slope(grad[1, c], grad[2, c], grad[3, c], s, n)
+                gamma, positive, negative = _gamma_of(data, c), grad[0, c], grad[4, c]
+                for j in range(n):
+                    p, q, smooth = s[P + j], s[Q + j], s[X + j]
+                    up = s[POWER + j] * (gamma * p * min(s[SURPRISE + j], LARGE) + q)
+                    down = s[COUNTER + j] * (gamma * q * min(s[TOP + j], LARGE) + p)
+                    focal = negative * (ONE - smooth) * down - positive * smooth * up
+                    s[X + j] = s[MASK + j] * (focal + p * q * s[A + j])
+                start = strip.out + at * pixel_step + c * class_step
+                _store(out, start, pixel_step, s, X, data.brain, n)
 
 
-# What all kinds with shares have in common
+# Cutting tensors into strips
 
 
-def _share_sums(tile: _Tile, p: Tensor, positive: Tensor, negative: Tensor, options: _Options) -> list[Tensor]:
-    m = tile.m.expand_as(p)
-    terms = [positive, negative, p * tile.y, p, tile.y]
-    sums = [(m * term).sum(2) for term in terms] + [m.sum(2)]
-    return sums + [(m * term * term).sum(2) for term in (p, tile.y)] if options.squared else sums
+def _walk(tensors: list[Tensor], spatial: int) -> tuple[int, list[int], list[np.ndarray]]:
+    """How to walk through the pixels of images: (pixels of a run, the step of each tensor, where each run begins).
+
+    A run is what one step walks through in all tensors: whole images where that is possible, else single rows.
+    The beginnings have the shape (B, runs).
+    """
+    shape = tensors[0].shape[tensors[0].ndim - spatial :]
+
+    def in_line(t: Tensor) -> bool:
+        sizes = [(n, step) for n, step in zip(shape, t.stride()[t.ndim - spatial :], strict=True) if n > 1]
+        return all(step == n * inner for (_, step), (n, inner) in zip(sizes, sizes[1:], strict=False))
+
+    kept = 0 if all(in_line(t) for t in tensors) else spatial - 1  # leading spatial dims whose steps are listed
+    run = int(np.prod(shape[kept:], dtype=np.int64))
+    steps, starts = [], []
+    for t in tensors:
+        strides = t.stride()[t.ndim - spatial :]
+        inner = [step for n, step in zip(shape[kept:], strides[kept:], strict=True) if n > 1]
+        steps.append(inner[-1] if inner else 1)
+        start = np.arange(t.shape[0], dtype=np.int64) * t.stride(0)
+        for n, step in zip(shape[:kept], strides[:kept], strict=True):
+            start = start[..., None] + np.arange(n, dtype=np.int64) * step
+        starts.append(start.reshape(t.shape[0], -1))
+    return run, steps, starts
 
 
-def _region_slope(tile: _Tile, p: Tensor, grads: _Grads) -> Tensor:
-    """The derivative by p of what depends on overlap, predicted and predicted_squared, without m, (b, C, T)."""
-    slope = grads.predicted.unsqueeze(2) + tile.y * grads.overlap.unsqueeze(2)
-    return slope if grads.squares is None else slope + 2 * p * grads.squares.unsqueeze(2)
+def _strips(run: int, starts: list[np.ndarray], steps: list[int]) -> np.ndarray:
+    """The table of strips; `starts` and `steps` of logits, target and gradient, a step of 0 for pixels in order."""
+    images, runs = starts[0].shape
+    cuts = max(1, -(-run // STRIP))
+    length = -(-run // cuts // PIXELS) * PIXELS  # of a strip but for the last
+    at = np.arange(0, run, length)
+    strips = np.empty((images, runs, len(at)), STRIP_FIELDS)
+    strips["image"] = np.arange(images)[:, None, None]
+    strips["pixels"] = np.minimum(length, run - at)
+    strips["weight"] = np.arange(images * runs).reshape(images, runs, 1) * run + at
+    for name, start, step in zip(("logits", "target", "out"), starts, steps, strict=True):
+        strips[name] = start[:, :, None] + at * step
+    parts = min(runs * len(at), max(1, runs * run // STRIP))  # of an image
+    within = np.arange(runs * len(at)) * parts // (runs * len(at))
+    strips["part"] = strips["image"] * parts + within.reshape(runs, len(at))
+    return strips.reshape(-1)
 
 
-# Running over the tiles
+def _flat(tensor: Tensor) -> np.ndarray:
+    """The memory from the first to the last element; half precisions as their bits."""
+    extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    memory = tensor.detach().as_strided((extent,), (1,))
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        return memory.view(torch.int16).numpy().view(np.uint16)
+    return memory.view(torch.uint8).numpy() if tensor.dtype == torch.bool else memory.numpy()
 
 
-class _Kind(NamedTuple):
-    sums: Callable[[_Tile, _Options], list[Tensor]]
-    gradient: Callable[[_Tile, _Grads, _Options, Tensor], None]
-    shrink: int  # what the size of a tile is divided by, for the memory of all intermediate results
-
-
-def _kind(dense: bool, options: _Options) -> _Kind:
-    if not options.softmax:
-        return _Kind(_sigmoid_sums, _sigmoid_gradient, 4)
-    if dense or options.label_smoothing > 0:
-        return _Kind(_softmax_share_sums, _softmax_share_gradient, 4)
-    return _Kind(_softmax_index_sums, _softmax_index_gradient, 1)
+def _solid(tensor: Tensor) -> Tensor:
+    """Without dims that repeat one element, which have no step."""
+    repeats = any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.contiguous() if repeats else tensor
 
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
+class _Options(NamedTuple):
+    gamma: float
+    softmax: bool
+    ignore_index: int
+    label_smoothing: float
+    squared: bool
 
 
-def _merge(tensors: list[Tensor], spatial: int) -> list[Tensor]:
-    """Views with one spatial dim, if all tensors allow it without a copy."""
-    if spatial == 0:
-        return [t.unsqueeze(-1) for t in tensors]
+class _Work:
+    """The tensors of one call, as the kernels want them."""
 
-    def in_line(t: Tensor) -> bool:
-        dims = [d for d in range(t.ndim - spatial, t.ndim) if t.shape[d] > 1]
-        return all(t.stride(a) == t.stride(b) * t.shape[b] for a, b in itertools.pairwise(dims))
+    def __init__(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        gammas: Tensor | None,
+        options: _Options,
+        result: Tensor | None = None,
+    ) -> None:
+        dtype, spatial = _wide(logits), logits.ndim - 2
+        scalar = np.float64 if dtype == torch.float64 else np.float32
+        self.dense = target.ndim == logits.ndim
+        self.softmax, self.shares = options.softmax, self.dense or options.label_smoothing > 0
+        logits = _solid(logits)
+        if self.dense:
+            known = (torch.bool, torch.uint8, torch.float32, torch.float64)
+            target = _solid(target if target.dtype in known else target.to(dtype))
+        else:  # small beside the logits: copied where it has another layout
+            target = (target if target.dtype in (torch.uint8, torch.int64) else target.long()).contiguous()
+        weight = torch.empty(0, dtype=dtype) if weight is None else weight.to(dtype).contiguous()
+        walked = [logits] + [target] * self.dense + ([] if result is None else [result])
+        self.result = result
+        if spatial == 0:
+            walked, spatial = [t.unsqueeze(-1) for t in walked], 1
+        run, steps, starts = _walk(walked, spatial)
+        in_order = np.arange(starts[0].size).reshape(starts[0].shape) * run
+        if not self.dense:
+            steps.insert(1, 1)
+            starts.insert(1, in_order)
+        if result is None:
+            steps.append(1)
+            starts.append(in_order)
+        self.steps = steps
+        self.strips = _strips(run, starts, steps)
+        self.data = Input(
+            _flat(logits),
+            logits.stride(1),
+            steps[0],
+            logits.dtype == torch.bfloat16,
+            _flat(target),
+            self.dense,
+            target.stride(1) if self.dense else 0,
+            steps[1],
+            _flat(weight) if len(weight) else weight.numpy(),
+            logits.shape[1],
+            options.ignore_index,
+            scalar(options.gamma),
+            torch.empty(0, dtype=dtype).numpy() if gammas is None else gammas.to(dtype).numpy(),
+            scalar(options.label_smoothing),
+            options.squared,
+        )
 
-    return [t.flatten(-spatial) for t in tensors] if all(in_line(t) for t in tensors) else tensors
+    def run(self, kernels: tuple[Any, Any, Any], *outputs: Any) -> None:  # noqa: ANN401
+        """Walk through the strips, in as many threads as PyTorch has; parts are never shared between two."""
+        workers, parts = torch.get_num_threads(), int(self.strips["part"][-1]) + 1
+        bounds = np.linspace(0, parts, min(parts, 4 * workers) + 1).astype(np.int64)
+        cuts = np.searchsorted(self.strips["part"], bounds)
+        dtype = self.data.gamma.dtype
 
+        def share(i: int) -> None:
+            strips = self.strips[cuts[i] : cuts[i + 1]]
+            s = np.empty(END, dtype)
+            rows = [np.empty((self.data.classes, PIXELS), dtype) for _ in range(2 * self.softmax)]
+            if not self.softmax:
+                kernels[2](self.data, strips, s, *outputs)
+            elif self.shares:
+                kernels[1](self.data, strips, s, *rows, *outputs)
+            else:
+                kernels[0](self.data, strips, s, rows[0], *outputs)
 
-def _tiles(logits: Tensor, shrink: int) -> list[tuple[slice, slice]]:
-    """Slices of the images and of the first spatial dim that cut (B, C, rows, ...) into tiles of similar size."""
-    batch, num_classes, rows, row = *logits.shape[:3], math.prod(logits.shape[3:])
-    if logits.numel() == 0:
-        return []
-    most = min(max(_LEAST, logits.numel() // _SHARE), _MOST) // shrink // (num_classes + 12)  # pixels
-    return list(itertools.product(_cut(batch, most // (rows * row)), _cut(rows, most // row)))
-
-
-def _cut(length: int, most: int) -> list[slice]:
-    step = math.ceil(length / math.ceil(length / max(1, most)))
-    return [slice(start, start + step) for start in range(0, length, step)]
-
-
-def _each(work: Callable[[slice, slice, Tensor, Tensor], R], logits: Tensor, shrink: int) -> list[R]:
-    """Do the work for each tile, on the CPU in as many threads as PyTorch has; the results are in the tiles' order."""
-    tiles, device = _tiles(logits, shrink), logits.device
-    workers = max(1, min(torch.get_num_threads(), len(tiles))) if device.type == "cpu" else 1
-    size = max((logits[images, :, rows].numel() for images, rows in tiles), default=0)
-
-    def share(worker: int) -> list[R]:
-        # Nothing here is differentiated, which makes calls cheaper; and a backward pass may run inside autocast.
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            room = torch.empty(2, size, dtype=_wide(logits), device=device)
-            steps = torch.arange(size // max(logits.shape[1], 1), device=device)
-            return [work(*tile, room, steps) for tile in tiles[worker::workers]]
-
-    # A pool for every thread that PyTorch has, also where there are fewer tiles: one pool is enough.
-    together = map if workers == 1 else _pool(os.getpid(), torch.get_num_threads()).map
-    shares = list(together(share, range(workers)))
-    return [shares[i % workers][i // workers] for i in range(len(tiles))]
+        if workers == 1 or len(cuts) == 2:
+            for i in range(len(cuts) - 1):
+                share(i)
+        else:
+            list(_pool(os.getpid(), workers).map(share, range(len(cuts) - 1)))
 
 
 @functools.cache
 def _pool(_process: int, workers: int) -> ThreadPoolExecutor:
-    """Threads that each compute alone. One coarse split: a parallel region per call stalls when a core is busy.
-
-    A forked process has none of its parent's threads, so it is part of the key.
-    """
-    pool, together = ThreadPoolExecutor(workers, "segfocal"), threading.Barrier(workers)
-
-    def alone(_: int) -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # a thread takes the number set last when it first needs one: let that be now
-        together.wait()
-
-    try:
-        list(pool.map(alone, range(workers)))
-    except BaseException:  # an interrupt, or no more threads: those that wait for the others must end
-        together.abort()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    finally:
-        torch.set_num_threads(workers)  # what threads made later start from
-    return pool
+    """Threads to compute in. A forked process has none of its parent's, so it is part of the key."""
+    return ThreadPoolExecutor(workers, "segfocal")
 
 
 # The operators: opaque to autograd, torch.compile and CUDA graphs
@@ -451,18 +775,18 @@ def tiled_sums(
     squared: bool,
 ) -> Tensor:
     """The fields of PixelSums, stacked: (6 or 8, B, C)."""
-    options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
-    kind = _kind(target.ndim == logits.ndim, options)
-    sums = torch.zeros(8 if squared else 6, *logits.shape[:2], dtype=_accumulator(logits), device=logits.device)
-    x, y, *w = _merge([t for t in (logits, target, weight) if t is not None], logits.ndim - 2)
-
-    def work(images: slice, rows: slice, *room: Tensor) -> tuple[slice, list[Tensor], Tensor | None]:
-        tile = _cut_out(x, y, w, images, rows, options, *room)
-        return images, kind.sums(tile, options), tile.poison
-
-    for images, parts, poison in _each(work, x, kind.shrink):
-        sums[:, images] += torch.stack(parts) if poison is None else torch.stack(parts) + poison
-    return sums.to(_wide(logits))
+    batch, num_classes = logits.shape[:2]
+    fields = 8 if squared else 6
+    if logits.numel() == 0:
+        return logits.new_zeros(fields, batch, num_classes, dtype=_wide(logits))
+    work = _Work(logits, target, weight, gammas, _Options(gamma, softmax, ignore_index, label_smoothing, squared))
+    parts = np.zeros((int(work.strips["part"][-1]) + 1, 8, num_classes))
+    work.run((_index_sums, _share_sums, _sigmoid_sums), parts)
+    sums = parts.reshape(batch, -1, 8, num_classes).sum(1)
+    if softmax and not work.shares:
+        sums[:, VALID] = sums[:, ACTUAL].sum(1, keepdims=True)
+        sums[:, ACTUAL_SQUARED] = sums[:, ACTUAL]
+    return torch.from_numpy(sums[:, :fields].swapaxes(0, 1)).to(_wide(logits)).contiguous()
 
 
 @torch.library.custom_op("segfocal::tiled_gradient", mutates_args=())
@@ -479,30 +803,21 @@ def tiled_gradient(
     squared: bool,
 ) -> Tensor:
     """The gradient of the logits, given the derivatives of the loss by the stacked sums."""
-    options = _Options(softmax, gamma, gammas, ignore_index, label_smoothing, squared)
-    kind = _kind(target.ndim == logits.ndim, options)
     result = torch.empty_like(logits)
-    x, y, out, *w = _merge([t for t in (logits, target, result, weight) if t is not None], logits.ndim - 2)
-
-    def work(images: slice, rows: slice, *room: Tensor) -> None:
-        tile = _cut_out(x, y, w, images, rows, options, *room)
-        positive, negative, overlap, predicted, _, _, *squares = grads[:, images].unbind(0)
-        mine = _Grads(positive, negative, overlap, predicted, squares[0] if squared else None)
-        place = out[images, :, rows]
-        gradient = place if place.ndim == 3 else torch.empty(tile.x.shape, dtype=_wide(x), device=x.device)
-        kind.gradient(tile, mine, options, gradient)
-        if gradient is not place:
-            place.copy_(gradient.view(place.shape))
-
-    _each(work, x, kind.shrink)
+    if logits.numel() == 0:
+        return result
+    options = _Options(gamma, softmax, ignore_index, label_smoothing, squared)
+    work = _Work(logits, target, weight, gammas, options, result)
+    squares = grads[PREDICTED_SQUARED] if squared else torch.zeros_like(grads[0])
+    slopes = [grads[POSITIVE], grads[OVERLAP], grads[PREDICTED], squares, grads[NEGATIVE]]
+    work.run(
+        (_index_gradient, _share_gradient, _sigmoid_gradient),
+        torch.stack(slopes, 1).numpy(),
+        _flat(result),
+        result.stride(1),
+        work.steps[2],
+    )
     return result
-
-
-def _cut_out(
-    x: Tensor, y: Tensor, w: list[Tensor], images: slice, rows: slice, options: _Options, room: Tensor, steps: Tensor
-) -> _Tile:
-    target = y[images, :, rows] if y.ndim == x.ndim else y[images, rows]
-    return _tile(x[images, :, rows], target, w[0][images, rows] if w else None, room, steps, options)
 
 
 @tiled_sums.register_fake
@@ -523,7 +838,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
 def _backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
     *tensors, sums = ctx.saved_tensors
     # The sums of an image with an illegal label are NaN, and so is its gradient.
-    return tiled_gradient(grads + 0 * sums[5], *tensors, *ctx.options), *[None] * 8
+    return tiled_gradient(grads + 0 * sums[VALID], *tensors, *ctx.options), *[None] * 8
 
 
 def _no_double_backward(ctx: Any, grads: Tensor) -> None:  # noqa: ANN401
@@ -545,7 +860,15 @@ def pixel_sums(
     label_smoothing: float = 0.0,
     squared: bool = False,
 ) -> PixelSums:
-    """The sums of `PixelSums`; see the contract in `segfocal.kernels`."""
+    """The sums of `PixelSums`; see the contract in `segfocal.kernels`.
+
+    Raises:
+        ValueError: For logits that are not on the CPU.
+        RuntimeError: In the backward pass of a backward pass.
+    """
+    if logits.device.type != "cpu":
+        remedy = "Pass backend='auto' or 'reference'."
+        raise ValueError(f"Expected `logits` on the CPU for backend='tiled', got {logits.device}. {remedy}")
     gammas, single = (gamma, 0.0) if isinstance(gamma, Tensor) else (None, gamma)
     softmax = activation == "softmax"
     sums = tiled_sums(logits, target, weight, gammas, single, softmax, ignore_index, label_smoothing, squared)
