@@ -29,7 +29,7 @@ from segfocal.options import (
     visible,
 )
 
-_HAS_TRITON = find_spec("triton") is not None
+_HAS_TRITON, _HAS_NUMBA = (find_spec(name) is not None for name in ("triton", "numba"))
 
 
 def softmax_focal_loss(
@@ -344,21 +344,32 @@ def _backend(name: Backend, logits: Tensor, gamma: PerClass) -> Callable[..., Pi
         rule = f"Expected `gamma` to be a constant for backend={name!r}, got one that requires a gradient"
         raise ValueError(f"{rule}. Pass gamma.detach(), or use backend='reference'.")
     if name == "auto":
-        # Triton computes in float32, and is not installed everywhere that CUDA is.
-        fit = logits.device.type == "cuda" and logits.dtype != torch.float64 and _HAS_TRITON
-        name = "triton" if fit else "tiled"
+        name = _fastest(logits)
     match name:
         case "reference":
             from segfocal.kernels.reference import pixel_sums as backend
         case "tiled":
+            _check_installed("numba", _HAS_NUMBA, name)
             from segfocal.kernels.tiled import pixel_sums as backend
         case "triton":
-            if not _HAS_TRITON:
-                raise ValueError(
-                    "Expected triton to be installed for `backend` 'triton', got none. Use backend='tiled' or 'auto'."
-                )
+            _check_installed("triton", _HAS_TRITON, name)
             from segfocal.kernels.triton import pixel_sums as backend
     return backend
+
+
+def _fastest(logits: Tensor) -> Backend:
+    """The backend for a device and dtype. Neither compiler is installed everywhere."""
+    if logits.device.type == "cpu" and _HAS_NUMBA:
+        return "tiled"
+    if logits.device.type == "cuda" and _HAS_TRITON and logits.dtype != torch.float64:  # triton computes in float32
+        return "triton"
+    return "reference"
+
+
+def _check_installed(package: str, found: bool, name: Backend) -> None:
+    if not found:
+        remedy = f"Run pip install {package}, or use backend='auto'."
+        raise ValueError(f"Expected {package} to be installed for `backend` {name!r}, got none. {remedy}")
 
 
 def _focal_map(logits: Tensor, target: Tensor, weight: Tensor | None, options: LossOptions) -> Tensor:

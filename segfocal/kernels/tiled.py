@@ -29,7 +29,7 @@ from segfocal.kernels import PixelSums
 from segfocal.kernels.elementary import FLAGS, HALF, ONE, TINY, ZERO, exp, f32, log, log1p, narrow, power, widen
 
 PIXELS = 256  # of a block
-STRIP = 2**15  # pixels of a strip at most, and of a part at least, where the image has as many
+STRIP = 2**18  # logits of a strip at most, and of a part at least, where the image has as many
 
 # Rows of the scratch memory: where each begins.
 WEIGHT, MASK, LABEL, X, Y, TOP, OWN, OTHERS, INVERSE, P, Q, SURPRISE, GAMMA, POWER, COUNTER, PUSH, PULL, V, A = range(
@@ -73,17 +73,17 @@ STRIP_FIELDS = np.dtype([(name, np.int64) for name in ("part", "image", "pixels"
 
 
 @njit(**FLAGS)
-def _copy(source, brain, s, row, n):
+def _copy(source, brain, row, n):
     for j in range(n):
-        s[row + j] = widen(source[j], brain)
+        row[j] = widen(source[j], brain)
 
 
 @njit(**FLAGS)
-def _read(flat, start, step, brain, s, row, n):
+def _read(flat, start, step, brain, row, n):
     if step == 1:  # apart, so that it becomes vector instructions
-        _copy(flat[start : start + n], brain, s, row, n)
+        _copy(flat[start : start + n], brain, row, n)
     else:
-        _copy(flat[start : start + n * step : step], brain, s, row, n)
+        _copy(flat[start : start + n * step : step], brain, row, n)
 
 
 @njit(**FLAGS)
@@ -93,7 +93,7 @@ def _read_pixels(data, strip, at, s, n):
     for j in range(n):
         s[WEIGHT + j] = ONE
     if len(data.weight):
-        _copy(data.weight[strip.weight + at : strip.weight + at + n], False, s, WEIGHT, n)
+        _copy(data.weight[strip.weight + at : strip.weight + at + n], False, s[WEIGHT:], n)
     if not data.dense:
         labels = data.target[strip.target + at : strip.target + at + n]
         for j in range(n):
@@ -118,7 +118,7 @@ def _read_shares(data, strip, at, c, s, n):
             s[MASK + j] = s[WEIGHT + j]
         return illegal
     start = strip.target + at * data.target_pixel_step + c * data.target_class_step
-    _read(data.target, start, data.target_pixel_step, False, s, Y, n)
+    _read(data.target, start, data.target_pixel_step, False, s[Y:], n)
     for j in range(n):
         y, weight = s[Y + j], s[WEIGHT + j]
         ignored = y == data.ignore_index
@@ -143,9 +143,9 @@ def _raise(source, gamma, result, s, n):
 
 
 @njit(**FLAGS)
-def _write(result, s, row, brain, n):
+def _write(result, row, brain, n):
     for j in range(n):
-        result[j] = narrow(s[row + j], result[j], brain)
+        result[j] = narrow(row[j], result[j], brain)
 
 
 # Softmax, one class per pixel. e (C, PIXELS) holds the exponentials, 0 at the pixel's own class.
@@ -176,15 +176,15 @@ def _split(data, start, e, s, n):
         if data.pixel_step == 1:
             _exponentials(data.logits[first : first + n], data.brain, c, e[c], s, n)
         else:
-            last = first + n * data.pixel_step
-            _exponentials(data.logits[first : last : data.pixel_step], data.brain, c, e[c], s, n)
+            _read(data.logits, first, data.pixel_step, data.brain, e[-1], n)
+            _exponentials(e[-1], data.brain, c, e[c], s, n)
 
 
 @njit(**FLAGS)
 def _find_top(data, start, s, n):
     """TOP, the largest logit of the pixel."""
     for c in range(data.classes):
-        _read(data.logits, start + c * data.class_step, data.pixel_step, data.brain, s, X, n)
+        _read(data.logits, start + c * data.class_step, data.pixel_step, data.brain, s[X:], n)
         for j in range(n):
             x, top = s[X + j], s[TOP + j]
             top = x if (c == 0) | (x > top) else top
@@ -306,8 +306,8 @@ def _index_gradient(data, strips, s, e, grads, out, class_step, pixel_step):
                     result = out[first : first + n]
                     _write_softmax(e[c], c, predicted[c], TWO * squares[c], s, result, data.brain, n)
                 else:
-                    spread = out[first : first + n * pixel_step : pixel_step]
-                    _write_softmax(e[c], c, predicted[c], TWO * squares[c], s, spread, data.brain, n)
+                    _write_softmax(e[c], c, predicted[c], TWO * squares[c], s, e[-1], data.brain, n)
+                    _store(out, first, pixel_step, e[-1], data.brain, n)
 
 
 @njit(**FLAGS)
@@ -360,7 +360,7 @@ def _all_odds(data, strip, at, e, d, s, n):
     """The exponentials e and their logarithms d below the largest; OTHERS, the sum but for that one, and INVERSE."""
     start = strip.logits + at * data.pixel_step
     for c in range(data.classes):
-        _read(data.logits, start + c * data.class_step, data.pixel_step, data.brain, s, X, n)
+        _read(data.logits, start + c * data.class_step, data.pixel_step, data.brain, s[X:], n)
         row = d[c]
         for j in range(n):
             x, top, which = s[X + j], s[TOP + j], s[OWN + j]
@@ -507,7 +507,7 @@ def _share_gradient(data, strips, s, e, d, grads, out, class_step, pixel_step):
                     others = s[PULL + j] - w / max(s[Q + j], TINY)
                     s[X + j] = s[MASK + j] * (p * others - w + p * (s[A + j] - s[V + j]))
                 start = strip.out + at * pixel_step + c * class_step
-                _store(out, start, pixel_step, s, X, data.brain, n)
+                _store(out, start, pixel_step, s[X:], data.brain, n)
 
 
 @njit(**FLAGS)
@@ -526,11 +526,11 @@ def _region_slope(overlap, predicted, squares, s, n):
 
 
 @njit(**FLAGS)
-def _store(flat, start, step, s, row, brain, n):
+def _store(flat, start, step, row, brain, n):
     if step == 1:
-        _write(flat[start : start + n], s, row, brain, n)
+        _write(flat[start : start + n], row, brain, n)
     else:
-        _write(flat[start : start + n * step : step], s, row, brain, n)
+        _write(flat[start : start + n * step : step], row, brain, n)
 
 
 # Sigmoid: every class for itself
@@ -540,7 +540,7 @@ def _store(flat, start, step, s, row, brain, n):
 def _binary_terms(data, strip, at, c, s, n):
     """P and Q, POWER and SURPRISE of a positive, COUNTER and TOP of a negative."""
     start = strip.logits + at * data.pixel_step + c * data.class_step
-    _read(data.logits, start, data.pixel_step, data.brain, s, X, n)
+    _read(data.logits, start, data.pixel_step, data.brain, s[X:], n)
     for j in range(n):
         x = s[X + j]
         x = x if s[MASK + j] != ZERO else ZERO  # NaN and infinities of ignored elements
@@ -596,7 +596,7 @@ def _sigmoid_gradient(data, strips, s, grads, out, class_step, pixel_step):
                     focal = negative * (ONE - smooth) * down - positive * smooth * up
                     s[X + j] = s[MASK + j] * (focal + p * q * s[A + j])
                 start = strip.out + at * pixel_step + c * class_step
-                _store(out, start, pixel_step, s, X, data.brain, n)
+                _store(out, start, pixel_step, s[X:], data.brain, n)
 
 
 # Cutting tensors into strips
@@ -628,10 +628,11 @@ def _walk(tensors: list[Tensor], spatial: int) -> tuple[int, list[int], list[np.
     return run, steps, starts
 
 
-def _strips(run: int, starts: list[np.ndarray], steps: list[int]) -> np.ndarray:
+def _strips(num_classes: int, run: int, starts: list[np.ndarray], steps: list[int]) -> np.ndarray:
     """The table of strips; `starts` and `steps` of logits, target and gradient, a step of 0 for pixels in order."""
     images, runs = starts[0].shape
-    cuts = max(1, -(-run // STRIP))
+    pixels = max(PIXELS, STRIP // num_classes)
+    cuts = -(-run // pixels)
     length = -(-run // cuts // PIXELS) * PIXELS  # of a strip but for the last
     at = np.arange(0, run, length)
     strips = np.empty((images, runs, len(at)), STRIP_FIELDS)
@@ -640,7 +641,7 @@ def _strips(run: int, starts: list[np.ndarray], steps: list[int]) -> np.ndarray:
     strips["weight"] = np.arange(images * runs).reshape(images, runs, 1) * run + at
     for name, start, step in zip(("logits", "target", "out"), starts, steps, strict=True):
         strips[name] = start[:, :, None] + at * step
-    parts = min(runs * len(at), max(1, runs * run // STRIP))  # of an image
+    parts = min(runs * len(at), max(1, runs * run // pixels))  # of an image
     within = np.arange(runs * len(at)) * parts // (runs * len(at))
     strips["part"] = strips["image"] * parts + within.reshape(runs, len(at))
     return strips.reshape(-1)
@@ -709,7 +710,7 @@ class _Work:
             steps.append(1)
             starts.append(in_order)
         self.steps = steps
-        self.strips = _strips(run, starts, steps)
+        self.strips = _strips(logits.shape[1], run, starts, steps)
         self.data = Input(
             _flat(logits),
             logits.stride(1),
@@ -738,7 +739,7 @@ class _Work:
         def share(i: int) -> None:
             strips = self.strips[cuts[i] : cuts[i + 1]]
             s = np.empty(END, dtype)
-            rows = [np.empty((self.data.classes, PIXELS), dtype) for _ in range(2 * self.softmax)]
+            rows = [np.empty((self.data.classes + 1, PIXELS), dtype) for _ in range(2 * self.softmax)]
             if not self.softmax:
                 kernels[2](self.data, strips, s, *outputs)
             elif self.shares:
