@@ -1,17 +1,34 @@
-"""exp, log and powers that LLVM turns into vector instructions, and the half precisions' bits; used by `tiled`.
+"""exp, log and powers that LLVM turns into vector instructions, and the bits of the half precisions.
 
 For float32 they are polynomials without a branch, since a call of the C library once per value would cost more than all
 the rest of a loss. For float64, whose place is in checks and not in training, they are the C library's.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-# A fused multiply-add may replace a product and a sum; nothing else may be reordered.
-FLAGS = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+
+def _can_cache() -> bool:
+    """Whether there is a folder to keep compiled code in: beside this file, or in the user's cache folder."""
+    try:
+        njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False  # then every process compiles for itself
+    return True
+
+
+def _compiler(*liberties: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return njit(nogil=True, cache=_CACHE, fastmath=set(liberties), error_model="numpy")
+
+
+_CACHE = _can_cache()
+# A fused multiply-add may replace a product and a sum, and only in sums of many terms the order is free.
+compiled, reordered = _compiler("contract"), _compiler("contract", "reassoc")
 
 f32 = np.float32
 ZERO, ONE, HALF = f32(0), f32(1), f32(0.5)
@@ -23,7 +40,8 @@ ROUND = f32(1.5 * 2**23)  # x + ROUND has the integer nearest to x in its lowest
 
 # exp(r) = 1 + r + r^2 (c0 + c1 r + ...) for |r| <= log(2) / 2, and log(1 + f) = f - f^2 / 2 + f^3 (c0 + c1 f + ...) for
 # sqrt(1/2) <= 1 + f <= sqrt(2): the minimax coefficients of S. Moshier's Cephes library.
-E0, E1, E2, E3, E4, E5 = map(f32, (0.5, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.987569e-4))
+E0, E1, E2 = map(f32, (5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2))
+E3, E4, E5 = map(f32, (8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4))
 L0, L1, L2, L3, L4 = map(f32, (3.3333331174e-1, -2.4999993993e-1, 2.0000714765e-1, -1.6668057665e-1, 1.4249322787e-1))
 L5, L6, L7, L8 = map(f32, (-1.2420140846e-1, 1.1676998740e-1, -1.1514610310e-1, 7.0376836292e-2))
 
@@ -47,27 +65,27 @@ _float = _same_bits(types.int32, types.float32)
 # Each is declared for the interpreter and defined for the compiler, by the type of its argument.
 
 
-def exp(x: float) -> float:
+def exp(x):
     """e^x, 0 below -87 in float32; NaN stays NaN."""
     raise NotImplementedError
 
 
-def log(x: float) -> float:
-    """log x for x in [2^-126, infinity)."""
+def log(x):
+    """The logarithm of x in [2^-126, infinity)."""
     raise NotImplementedError
 
 
-def log1p(u: float) -> float:
-    """log(1 + u) for u >= 0 with all its digits; infinity for infinity."""
+def log1p(u):
+    """The logarithm of 1 + u for u >= 0 with all its digits; infinity for infinity."""
     raise NotImplementedError
 
 
-def power(q: float, gamma: float) -> float:
+def power(q, gamma):
     """q^gamma for q in [0, 1] and gamma > 0, 0 below 2^-126 in float32."""
     raise NotImplementedError
 
 
-@njit(**FLAGS)
+@compiled
 def _exp(x):
     """e^x for x in [LOWEST, HIGHEST] or NaN."""
     shifted = x * LOG2_E + ROUND
@@ -77,9 +95,9 @@ def _exp(x):
     return (polynomial * r * r + r + ONE) * _float(types.int32((_bits(shifted) + 127) << 23))
 
 
-@njit(**FLAGS)
+@compiled
 def _exponent_and_log(x):
-    """n and log m of a positive normal x = 2^n m with m in [sqrt(1/2), sqrt(2))."""
+    """Split: n and log m of a positive normal x = 2^n m with m in [sqrt(1/2), sqrt(2))."""
     n = types.int32(types.int32(_bits(x) - 0x3F3504F3) >> 23)  # the bits of sqrt(1/2)
     f = _float(types.int32(_bits(x) - (n << 23))) - ONE
     square = f * f
@@ -152,12 +170,12 @@ def _(q, gamma):
 # Half precisions come and go as their bits, in uint16; `brain` tells bfloat16 from float16
 
 
-def widen(value: float, brain: bool) -> float:
+def widen(value, brain):
     """The number: of a float32 or float64 itself, of any integer but uint16 itself as a float32."""
     raise NotImplementedError
 
 
-def narrow(value: float, like: float, brain: bool) -> float:
+def narrow(value, like, brain):
     """The nearest number of the dtype of `like`, ties to even."""
     raise NotImplementedError
 
