@@ -80,8 +80,8 @@ class FocalLoss(_Loss):
         reduction: "mean" over valid pixels (sigmoid: pixel-class pairs); "sum"; "none", the loss map; "weighted", the
             sum divided by the valid pixels' alpha (softmax); "positive", divided by the number of positives (sigmoid).
         sync_dist: Add up the sums over all ranks, so that under DDP loss and gradients are those of the whole batch.
-        backend: What computes the sums: "triton" (CUDA), "tiled" or "reference" (twice differentiable); "auto" takes
-            triton on CUDA, else tiled. One that is named is used or raises.
+        backend: What computes the sums: "triton" (CUDA), "tiled" (CPU) or "reference" (any device, twice
+            differentiable); "auto" takes the fastest for the device. One that is named is used or raises.
 
     Raises:
         ValueError: An option outside its range, or options that exclude each other.

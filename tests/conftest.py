@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from pathlib import Path
 from random import Random
 from typing import get_args
 
@@ -13,6 +14,7 @@ if not torch.cuda.is_available():
 
 from scenes import Kernel
 
+import segfocal
 from segfocal.options import Backend
 
 BACKENDS = [name for name in get_args(Backend) if name != "auto"]
@@ -25,7 +27,17 @@ def pytest_addoption(parser):
     )
 
 
+def forget_stale_code():
+    """Numba compiles a function again when its own file changes, but not when one that it calls lies in another."""
+    folder = Path(segfocal.__file__).parent / "kernels" / "compiled"
+    changed = max(path.stat().st_mtime for path in folder.glob("*.py"))
+    for path in (folder / "__pycache__").glob("*.nb[ci]"):
+        if path.stat().st_mtime < changed:
+            path.unlink()
+
+
 def pytest_configure(config):
+    forget_stale_code()
     config.addinivalue_line("markers", "interpreted(cases): how many of the test's cases run in Triton's interpreter")
 
 

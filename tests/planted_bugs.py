@@ -28,11 +28,15 @@ class Bug(NamedTuple):
 
 
 FUNCTIONAL, REFERENCE, TILED, TRITON = "functional.py", "kernels/reference.py", "kernels/tiled.py", "kernels/triton.py"
+ELEMENTARY, BLOCK, SOFTMAX, SHARES = (
+    f"kernels/compiled/{name}.py" for name in ("elementary", "block", "softmax", "shares")
+)
 BACKEND = ["tests/test_kernels.py", "tests/test_traps.py", "tests/test_functional.py", "-k"]
 TESTS = {  # of each file, those that look at it
     FUNCTIONAL: ["tests/test_functional.py", "tests/test_parity.py", "tests/test_kernels.py", "tests/test_ranks.py"],
     REFERENCE: [*BACKEND, "reference or functional"],
-    TILED: [*BACKEND, "tiled or functional"],
+    **{file: [*BACKEND, "tiled or functional"] for file in (TILED, BLOCK, SOFTMAX, SHARES)},
+    ELEMENTARY: ["tests/test_compiled.py", *BACKEND, "compiled or tiled"],
     TRITON: ["tests/test_triton.py", *BACKEND, "triton and not compile"],
 }
 BUGS = [
@@ -75,35 +79,52 @@ BUGS = [
         "_flat(target, 1).to(torch.int8).long()",
     ),
     Bug("float32 counts", REFERENCE, "else torch.float64  # MPS", "else torch.float32  # MPS"),
-    # The tiles
-    Bug("half precision inside", TILED, "else torch.float32\n\n\ndef _acc", "else x.dtype\n\n\ndef _acc"),
-    Bug("a tile edge is lost", TILED, "slice(start, start + step) for", "slice(start, start + step - (start > 0)) for"),
-    Bug("the last tile is lost", TILED, "range(0, length, step)]", "range(0, max(1, length - step), step)]"),
-    Bug("exponentials overflow", TILED, "total.amax() <= 1e18", "total.amax() <= math.inf"),
-    Bug("small exponentials lose digits", TILED, "own.amin() >= 1e-18", "own.amin() >= 0"),
-    Bug("ignored pixels count", TILED, "m = (~ignored).to(dtype)", "m = torch.ones_like(ignored, dtype=dtype)"),
-    Bug("weight 0 is not ignored", TILED, "ignored = ignored | (m == 0)", "ignored = ignored"),
-    Bug("the pixel's own class pulls", TILED, "pull.sub_(a)", "(pull * q).sub_(a)"),
-    Bug("Dice's gradient forgets the overlap", TILED, "_of_class(g + grads.overlap", "_of_class(g"),
-    Bug("the gradient of p^2 is p", TILED, "v = v + 2 * p *", "v = v + p *"),
-    Bug("gamma off by one in the slope", TILED, "mul_(p).mul_(gamma)", "mul_(p).mul_(gamma - 1)"),
+    # The blocks
+    Bug("logarithms near 1 lose digits", ELEMENTARY, "log(total) * (u / (total - ONE))", "log(total)"),
     Bug(
-        "smoothing spread over one class less",
-        TILED,
-        "smoothing / tile.x.shape[1]",
-        "smoothing / (tile.x.shape[1] - 1)",
+        "a power is exp of a product",
+        ELEMENTARY,
+        "(whole - nearest) * LOG_2 + rest",
+        "(whole - nearest + rest) * LOG_2",
     ),
-    Bug("labels clamped in silence", TILED, "torch.where(illegal, math.nan, 0.0)", "torch.where(illegal, 0.0, 0.0)"),
-    Bug("one channel is class 0", TILED, "first = 1 if num_classes == 1 else 0", "first = 0"),
-    Bug("softplus stops at 20", TILED, "F.softplus(r, threshold=40.0)", "F.softplus(r)"),
-    Bug("autocast reaches the tiles", TILED, "enabled=False):\n            room", "enabled=True):\n            room"),
-    Bug("ignored infinities stay", TILED, "return x.masked_fill_(tile.ignored, 0.0)", "return x"),
+    Bug("half precision is cut off", ELEMENTARY, "(size + 0x7FFF + ((size >> 16) & 1)) >> 16", "size >> 16"),
+    Bug("small exponentials vanish", ELEMENTARY, "LOWEST, HIGHEST = f32(-87.0)", "LOWEST, HIGHEST = f32(-17.0)"),
+    Bug("NaN is a number", ELEMENTARY, "return result if u < f32(3e38) else u", "return result"),
     Bug(
-        "NaN escapes the check",
-        TILED,
-        "if own.amin() >= 1e-18 and total.amax() <= 1e18",
-        "if not own.amin() < 1e-18 and not total.amax() > 1e18",
+        "ignored pixels count", BLOCK, "ZERO if ignored else weight\n            s[LABEL", "weight\n            s[LABEL"
     ),
+    Bug("labels clamped in silence", BLOCK, "illegal |= wrong & (not ignored)", "illegal |= 0"),
+    Bug("shares clamped in silence", BLOCK, "illegal |= (not ((y", "illegal |= 0 * (not ((y"),
+    Bug("one channel is class 0", BLOCK, "if data.classes > 1 else ONE", "if data.classes > 0 else ONE"),
+    Bug("one class too many is legal", BLOCK, "max(data.classes, 2) - 1", "max(data.classes, 2)"),
+    Bug(
+        "the last pixel of a strip is lost",
+        TILED,
+        "np.minimum(length, run - at)",
+        "np.minimum(length, run - at - (at > 0))",
+    ),
+    Bug(
+        "weights of the first strip for all",
+        TILED,
+        "reshape(images, runs, 1) * run + at",
+        "reshape(images, runs, 1) * run + 0 * at",
+    ),
+    Bug("rows walk like columns", TILED, "np.arange(n) * step", "np.arange(n) * 1"),
+    Bug("illegal labels have a gradient", TILED, "grads + 0 * sums[VALID]", "grads"),
+    Bug("exponentials overflow", SOFTMAX, " & (total <= MOST)", ""),
+    Bug("small exponentials lose digits", SOFTMAX, "(own >= LEAST) & ", ""),
+    Bug("a vanished exponential has no logarithm", SOFTMAX, "        _mend(data, start, s, n)\n", "        pass\n"),
+    Bug("ignored infinities stay", SOFTMAX, "x = x if s[WEIGHT + j] != ZERO else ZERO", "x = x"),
+    Bug("the pixel's own class pulls", SOFTMAX, "push / max(q, TINY) - a", "push - a"),
+    Bug("Dice's gradient forgets the overlap", SOFTMAX, "= overlap[c] + predicted[c]", "= predicted[c]"),
+    Bug("the gradient of p^2 is p", SOFTMAX, "TWO * squares * value", "squares * value"),
+    Bug("gamma off by one in the slope", SOFTMAX, "(s[GAMMA + j] * p *", "((s[GAMMA + j] - ONE) * p *"),
+    Bug("gamma 0 for a class is a power", SOFTMAX, " if s[GAMMA + j] != ZERO else ONE", ""),
+    Bug("smoothing spread over one class less", SHARES, "f32(data.classes), s, n)", "f32(data.classes - 1), s, n)"),
+    Bug("1 - p by subtraction for all", SHARES, "q if s[OWN + j] == label else ONE - p", "ONE - p"),
+    Bug("0 times infinity", SHARES, "positive += focal if smooth != ZERO else ZERO", "positive += focal"),
+    Bug("a share ignored for one class alone", SHARES, "s[WEIGHT + j] = s[MASK + j]", "s[MASK + j] = s[MASK + j]"),
+    Bug("negatives pull like positives", SHARES, "negative * (ONE - smooth) * down", "negative * smooth * down"),
     # The Triton kernels
     Bug(
         "log instead of log1p",
@@ -156,7 +177,7 @@ def caught_by(bug: Bug) -> str:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for part in ("segfocal", "tests"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / part, copy / part)
         shutil.copy(ROOT / "pyproject.toml", copy)
         path = copy / "segfocal" / bug.file
         path.write_text(path.read_text().replace(bug.old, bug.new))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from segfocal import functional as sf
 from segfocal.functional import check_target
+from segfocal.kernels import tiled
 
 # The oracle
 
@@ -348,6 +349,14 @@ def test_auto_is_tiled_on_the_cpu():
     assert calls.names == {"segfocal::tiled_sums"}
 
 
+def test_auto_is_the_reference_where_nothing_faster_is(monkeypatch):
+    logits, target = scene(2, 3, 7, 9, dtype=torch.float32)
+    monkeypatch.setattr(sf, "_HAS_NUMBA", False)
+    with OurCalls() as calls:
+        sf.focal_dice_loss(logits, target)
+    assert calls.names == set()
+
+
 def test_the_least_divisor_does_not_wrap():
     logits, weight = torch.zeros(1, 256, 8), torch.full((1, 8), 1e-3)
     wide = torch.full((1, 8), 255)
@@ -367,13 +376,17 @@ def test_a_gamma_that_is_learnt_needs_the_reference():
 
 def test_a_backend_asked_for_by_name_is_used_or_raises(monkeypatch):
     logits, target = scene(2, 3, 7, 9)
-    with pytest.raises(ValueError, match=r"triton computes in float32, got float64\. Use backend='tiled'"):
+    with pytest.raises(ValueError, match=r"triton computes in float32, got float64\. Use backend='auto'"):
         sf.dice_loss(logits, target, backend="triton")
     with pytest.raises(ValueError, match="Expected `backend` to be 'auto' or 'reference' for reduction='none'"):
         sf.softmax_focal_loss(logits, target, reduction="none", backend="tiled")
-    monkeypatch.setattr(sf, "_HAS_TRITON", False)
-    with pytest.raises(ValueError, match="Expected triton to be installed"):
-        sf.dice_loss(logits.float(), target, backend="triton")
+    away, options = logits.to("meta"), {"activation": "softmax", "gamma": 2.0, "ignore_index": 255}
+    with pytest.raises(ValueError, match=r"`logits` on the CPU for backend='tiled', got meta\. Pass backend='auto'"):
+        tiled.pixel_sums(away, target.to("meta"), **options)
+    for package, backend in {"triton": "triton", "numba": "tiled"}.items():
+        monkeypatch.setattr(sf, f"_HAS_{package.upper()}", False)
+        with pytest.raises(ValueError, match=f"Expected {package} to be installed for `backend` '{backend}', got none"):
+            sf.dice_loss(logits.float(), target, backend=backend)
 
 
 def test_a_backend_asked_for_is_used(kernel):

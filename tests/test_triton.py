@@ -165,7 +165,7 @@ def test_a_second_derivative_raises(device):
 
 def test_float64_raises(device):
     x, target = (t.to(device) for t in scene(1, 2, 2, 2))
-    with pytest.raises(ValueError, match=r"triton computes in float32, got float64. Use backend='tiled'"):
+    with pytest.raises(ValueError, match=r"triton computes in float32, got float64. Use backend='auto'"):
         sums(x, target)
 
 

@@ -668,7 +668,7 @@ def pixel_sums(
         RuntimeError: In the backward pass of a backward pass.
     """
     if logits.dtype == torch.float64:
-        remedy = "Use backend='tiled' or backend='reference', or pass logits.float()."
+        remedy = "Use backend='auto', or pass logits.float()."
         raise ValueError(f"Expected `logits` in float32 or less: triton computes in float32, got float64. {remedy}")
     if logits.device.type != "cuda" and not _INTERPRETED:
         remedy = "Pass logits.cuda(), set TRITON_INTERPRET=1 before triton is imported, or use backend='tiled'."

@@ -153,9 +153,10 @@ def _(q, gamma):
         return lambda q, gamma: q**gamma
 
     def power_f32(q, gamma):
-        # The integer part of the exponent apart from the rest, which would lose digits beside it.
+        # What is an exact number of doublings goes apart from the rest, which would lose digits beside it.
         n, rest = _exponent_and_log(max(q, TINY))
-        whole, rest = gamma * n, gamma * rest
+        short = _float(types.int32(_bits(gamma) & ~0xFFF))  # few bits: its product with n is exact
+        whole, rest = short * n, gamma * rest + (gamma - short) * n * LOG_2
         shifted = whole + rest * LOG2_E + ROUND
         nearest = shifted - ROUND
         small = _exp((whole - nearest) * LOG_2 + rest)
