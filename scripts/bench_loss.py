@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ import segfocal
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CLASSES, DTYPES, LAYOUTS = (2, 12, 19, 150), ("float32", "bfloat16"), ("contiguous", "channels_last")
-PACKAGES = ("torch", "triton", "segmentation_models_pytorch", "monai", "kornia", "torchvision")
+PACKAGES = ("torch", "triton", "numba", "segmentation_models_pytorch", "monai", "kornia", "torchvision")
 
 
 class Config(NamedTuple):
@@ -84,7 +85,7 @@ def contenders(config: Config, device: str, compiled: bool) -> dict[str, Loss]:
         return sigmoid_focal_loss(x, y, alpha=0.25, reduction="mean")
 
     found: dict[str, Loss] = {"F.cross_entropy alone": lambda x, t: F.cross_entropy(x, t, ignore_index=255)}
-    backends = ["tiled", "reference"]
+    backends = ["reference"] if device == "cuda" else ["tiled", "reference"]
     if device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         backends.insert(0, "triton")
     for backend in backends:
@@ -241,7 +242,7 @@ def about(device: str) -> dict[str, Any]:
         "device": name,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: version(package) for package in PACKAGES if find_spec(package)},
         "date": date.today().isoformat(),
     }
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import get_args
@@ -17,7 +18,9 @@ from scenes import Kernel
 import segfocal
 from segfocal.options import Backend
 
-BACKENDS = [name for name in get_args(Backend) if name != "auto"]
+# Numba is a dependency; a GPU machine without it still shows what Triton does.
+ABSENT = {"auto"} | ({"tiled"} if find_spec("numba") is None else set())
+BACKENDS = [name for name in get_args(Backend) if name not in ABSENT]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -80,7 +80,7 @@ BUGS = [
     ),
     Bug("float32 counts", REFERENCE, "else torch.float64  # MPS", "else torch.float32  # MPS"),
     # The blocks
-    Bug("logarithms near 1 lose digits", ELEMENTARY, "log(total) * (u / (total - ONE))", "log(total)"),
+    Bug("logarithms near 1 lose digits", ELEMENTARY, "far * (u / (total - ONE))", "far"),
     Bug(
         "a power is exp of a product",
         ELEMENTARY,

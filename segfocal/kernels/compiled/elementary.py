@@ -138,9 +138,9 @@ def _(u):
 
     def log1p_f32(u):
         total = ONE + u
-        near = log(total) * (u / (total - ONE))  # mends what the sum lost
-        near = u if total == ONE else near
         far = log(total)
+        near = far * (u / (total - ONE))  # mends what the sum lost
+        near = u if total == ONE else near
         result = near if u < ONE else far
         return result if u < f32(3e38) else u  # infinity and NaN
 

@@ -249,11 +249,11 @@ def _binary_terms(data, strip, at, c, s, n):
         size = abs(x)
         small = exp(-size)
         large, rest = ONE / (ONE + small), log1p(small)
-        small = small * large
-        s[P + j] = large if x >= ZERO else small
-        s[Q + j] = small if x >= ZERO else large
-        s[SURPRISE + j] = rest if x >= ZERO else rest + size
-        s[TOP + j] = rest + size if x >= ZERO else rest
+        small, most, right = small * large, rest + size, x >= ZERO
+        s[P + j] = large if right else small
+        s[Q + j] = small if right else large
+        s[SURPRISE + j] = rest if right else most
+        s[TOP + j] = most if right else rest
     raise_row(Q, gamma_of(data, c), POWER, s, n)
     raise_row(P, gamma_of(data, c), COUNTER, s, n)
     _smooth(data, TWO, s, n)
