@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segfocal import functional as functional
+    from segfocal.checks import check_target as check_target
     from segfocal.data import SegmentationDataModule as SegmentationDataModule
     from segfocal.data import ShapesDataModule as ShapesDataModule
     from segfocal.evaluation.scores import Scores as Scores
     from segfocal.functional import background_alpha as background_alpha
-    from segfocal.functional import check_target as check_target
     from segfocal.losses import DiceLoss as DiceLoss
     from segfocal.losses import FocalDiceLoss as FocalDiceLoss
     from segfocal.losses import FocalLoss as FocalLoss
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 _HOME = {
     "functional": "segfocal",
     "background_alpha": "segfocal.functional",
-    "check_target": "segfocal.functional",
+    "check_target": "segfocal.checks",
     "DiceLoss": "segfocal.losses",
     "FocalDiceLoss": "segfocal.losses",
     "FocalLoss": "segfocal.losses",

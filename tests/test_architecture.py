@@ -12,7 +12,8 @@ PACKAGE = Path(segfocal.__file__).parent
 ALLOWED = {
     "kernels": {"segfocal.kernels"},
     "options": set(),
-    "functional": {"segfocal.kernels", "segfocal.options"},
+    "checks": {"segfocal.options"},
+    "functional": {"segfocal.checks", "segfocal.kernels", "segfocal.options"},
     "losses": {"segfocal.functional", "segfocal.options"},
     "evaluation": {"segfocal.evaluation"},
     "data": {"segfocal.data"},
