@@ -50,7 +50,8 @@ examples
   segfocal predict --ckpt_path runs/camvid_cpu/000 --data.images photos
   segfocal fit --print_config > my.yaml
 
-exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 6 memory or disk, 130 interrupted;
+exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 loss not finite, 6 memory or disk,
+130 interrupted;
 SEGFOCAL_TRACEBACK=1 in the environment shows where an error came from
 """
 
@@ -142,6 +143,7 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
     from pytorch_lightning.callbacks import ModelCheckpoint
 
     from segfocal.mistakes import ConfigError
+    from segfocal.task import NonFiniteLossError
 
     config, task, data = configuration.config, configuration.model, configuration.datamodule
     resumed, started = (None, 0) if config.ckpt_path is None else _resume(configuration)
@@ -158,6 +160,9 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
     except (KeyboardInterrupt, SystemExit):
         finished = Path(last.best_model_path).is_file()
         print(f"run: {run}; " + (f"--ckpt_path {run} goes on from it" if finished else "no epoch was finished"))
+        raise
+    except NonFiniteLossError as error:
+        (run / "non_finite_batch.txt").write_text("".join(f"{name}\n" for name in error.names), encoding="utf-8")
         raise
     if trainer.global_step == started:
         raise ConfigError(f"Nothing was trained. Look at trainer.max_epochs, max_steps and limit_train_batches; {run}.")
@@ -306,6 +311,7 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
     from segfocal.data import DataError
     from segfocal.mistakes import ConfigError
     from segfocal.runs import CheckpointError
+    from segfocal.task import NonFiniteLossError
 
     match error:
         case ConfigError() | MisconfigurationException():
@@ -314,6 +320,8 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
             return 3, message
         case CheckpointError():
             return 4, message
+        case NonFiniteLossError():
+            return 5, message
         case KeyboardInterrupt() | SystemExit(__context__=KeyboardInterrupt()):  # Lightning exits on an interrupt
             return 130, "interrupted."
         case OSError() if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT):

@@ -18,6 +18,18 @@ Activation = Literal["softmax", "sigmoid"]
 Batch = Mapping[str, Any]
 
 
+class NonFiniteLossError(RuntimeError):
+    """The loss of a training batch is NaN or infinite; `names` are the samples of the batch."""
+
+    def __init__(self, value: float, step: int, names: Sequence[str]) -> None:
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        super().__init__(
+            f"The loss is {value} at step {step}, on {shown or 'a batch without names'}. Look at these samples, lower "
+            "model.lr, or set trainer.gradient_clip_val; with 16-mixed try bf16-mixed."
+        )
+        self.names = list(names)
+
+
 class SegmentationTask(LightningModule):
     """Trains `net` with `loss`, and scores it with one confusion matrix per split.
 
@@ -121,6 +133,7 @@ class SegmentationTask(LightningModule):
         self.loss = loss
         self.class_names = names
         self.scores: dict[str, Scores] = {}
+        self._last: tuple[Tensor, int, Sequence[str]] | None = None
         self.register_buffer("_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self._confusion = nn.ModuleDict(
@@ -155,8 +168,16 @@ class SegmentationTask(LightningModule):
         return self._labels(self(images, size))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch, logged as train/loss."""
+        """The loss of a batch, logged as train/loss.
+
+        Raises:
+            NonFiniteLossError: The loss is NaN or infinite. On a GPU one step later, so that nobody waits for it.
+        """
+        self._check_finite()
         loss = self._loss(batch)[0]
+        self._last = (loss.detach(), self.global_step, batch.get("name", []))
+        if loss.device.type == "cpu":
+            self._check_finite()
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch["image"]))
         return loss
 
@@ -172,6 +193,10 @@ class SegmentationTask(LightningModule):
         """Labels at the size of the source images, which is the same within a batch."""
         size = batch.get("size")
         return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to save weights that a batch without a finite loss has spoilt."""
+        self._check_finite()
 
     def on_validation_epoch_end(self) -> None:
         """Scores val and logs val/miou and val/iou/CLASS."""
@@ -197,6 +222,13 @@ class SegmentationTask(LightningModule):
             group["initial_lr"] = wanted["lr"]
             group["lr"] = wanted["lr"] * self._lr_factor(schedule.last_epoch)
         schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+
+    def _check_finite(self) -> None:
+        """Look at the last training loss, once."""
+        if self._last is not None:
+            (loss, step, names), self._last = self._last, None
+            if not bool(loss.isfinite()):
+                raise NonFiniteLossError(loss.item(), step, names)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         mask: Tensor = batch["mask"]

@@ -119,7 +119,6 @@ BUGS = [
     Bug("Dice's gradient forgets the overlap", SOFTMAX, "= overlap[c] + predicted[c]", "= predicted[c]"),
     Bug("the gradient of p^2 is p", SOFTMAX, "TWO * squares * value", "squares * value"),
     Bug("gamma off by one in the slope", SOFTMAX, "(s[GAMMA + j] * p *", "((s[GAMMA + j] - ONE) * p *"),
-    Bug("gamma 0 for a class is a power", SOFTMAX, " if s[GAMMA + j] != ZERO else ONE", ""),
     Bug("smoothing spread over one class less", SHARES, "f32(data.classes), s, n)", "f32(data.classes - 1), s, n)"),
     Bug("1 - p by subtraction for all", SHARES, "q if s[OWN + j] == label else ONE - p", "ONE - p"),
     Bug("0 times infinity", SHARES, "positive += focal if smooth != ZERO else ZERO", "positive += focal"),

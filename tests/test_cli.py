@@ -174,6 +174,15 @@ def test_home_is_meant_by_a_tilde(home, run, monkeypatch, tmp_path):
     assert (tmp_path / "elsewhere/tiny/000-test/metrics.json").is_file()
 
 
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_samples(home, run):
+    result = run("fit", "--config", "tiny.yaml", "--name", "exploded", "--model.lr", "1e36")
+    fails(result, 5, "at step 1, on images/train/", "lower model.lr")
+    listed = (home / "runs/exploded/000/non_finite_batch.txt").read_text().splitlines()
+    assert len(listed) == 4
+    assert all((home / "data" / name).is_file() for name in listed)
+    assert not list((home / "runs/exploded/000").rglob("*.ckpt"))
+
+
 def test_a_resume_with_nothing_left_to_train_says_so(run):
     fails(run("fit", "--ckpt_path", "runs/tiny/000"), 2, "2 epochs behind it", "trainer.max_epochs is 2")
 

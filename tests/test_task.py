@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from segfocal import FocalDiceLoss, FocalLoss, SegmentationTask
+from segfocal.task import NonFiniteLossError
 
 NAMES = ["road", "car", "pole"]
 
@@ -192,3 +193,10 @@ def test_torchvision_nets_train_with_their_dict_of_outputs():
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(task, loader([batch_of()] * 2))
     assert {group["initial_lr"] for group in trainer.optimizers[0].param_groups} == {1e-3, 1e-4}
+
+
+def test_weights_of_a_loss_that_is_not_finite_are_never_saved():
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), nn.Identity(), NAMES)
+    task._last = (torch.tensor(float("inf")), 7, ["a.png"])
+    with pytest.raises(NonFiniteLossError, match=r"The loss is inf at step 7, on a\.png\. Look at"):
+        task.on_save_checkpoint({})

@@ -81,7 +81,7 @@ def log1p(u):
 
 
 def power(q, gamma):
-    """q^gamma for q in [0, 1] and gamma > 0, 0 below 2^-126 in float32."""
+    """q^gamma for q in [0, 1] and gamma >= 0, in float32 0 for a q below 2^-126."""
     raise NotImplementedError
 
 

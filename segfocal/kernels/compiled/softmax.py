@@ -143,7 +143,7 @@ def _powers(data, s, n):
         for j in range(n):
             s[GAMMA + j] = data.gammas[int(s[LABEL + j])]
         for j in range(n):
-            s[POWER + j] = power(s[Q + j], s[GAMMA + j]) if s[GAMMA + j] != ZERO else ONE
+            s[POWER + j] = power(s[Q + j], s[GAMMA + j])
     else:
         for j in range(n):
             s[GAMMA + j] = data.gamma
