@@ -10,12 +10,15 @@ Shapes: B images, C classes, *S spatial dims (any number, or none).
 The options are documented once, in the class of the same name in `segfocal.losses`, and have the same defaults there.
 """
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from numbers import Real
 
 import torch
 from torch import Tensor, distributed
+from torch.autograd import forward_ad
 
 from segfocal.checks import check_target as check_target
 from segfocal.checks import check_tensors, check_values
@@ -347,6 +350,9 @@ def _backend(name: Backend, logits: Tensor, gamma: PerClass) -> Callable[..., Pi
         raise ValueError(f"{rule}. Pass gamma.detach(), or use backend='reference'.")
     if name == "auto":
         name = _fastest(logits)
+    elif name != "reference" and _has_tangent(logits):
+        rule = f"Expected `logits` without a tangent for backend={name!r}, got forward-mode differentiation"
+        raise ValueError(f"{rule}. Use backend='auto' or 'reference'.")
     match name:
         case "reference":
             from segfocal.kernels.reference import pixel_sums as backend
@@ -360,12 +366,19 @@ def _backend(name: Backend, logits: Tensor, gamma: PerClass) -> Callable[..., Pi
 
 
 def _fastest(logits: Tensor) -> Backend:
-    """The backend for a device and dtype. Neither compiler is installed everywhere."""
-    if logits.device.type == "cpu" and _HAS_NUMBA:
-        return "tiled"
+    """The backend for a device, dtype and size. Neither compiler is installed everywhere."""
+    if _has_tangent(logits):
+        return "reference"
+    if logits.device.type == "cpu" and _HAS_NUMBA and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
+        return "tiled" if math.prod(logits.shape[2:]) >= 32 else "reference"  # blocks of a few pixels are slow
     if logits.device.type == "cuda" and _HAS_TRITON and logits.dtype != torch.float64:  # triton computes in float32
         return "triton"
     return "reference"
+
+
+def _has_tangent(logits: Tensor) -> bool:
+    """Whether a forward-mode derivative is asked for, which an operator of ours would silently leave out."""
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(logits).tangent is not None
 
 
 def _check_installed(package: str, found: bool, name: Backend) -> None:

@@ -3,7 +3,6 @@
 import os
 from collections import defaultdict
 from importlib.util import find_spec
-from pathlib import Path
 from random import Random
 from typing import get_args
 
@@ -15,7 +14,6 @@ if not torch.cuda.is_available():
 
 from scenes import Kernel
 
-import segfocal
 from segfocal.options import Backend
 
 # Numba is a dependency; a GPU machine without it still shows what Triton does.
@@ -30,17 +28,7 @@ def pytest_addoption(parser):
     )
 
 
-def forget_stale_code():
-    """Numba compiles a function again when its own file changes, but not when one that it calls lies in another."""
-    folder = Path(segfocal.__file__).parent / "kernels" / "compiled"
-    changed = max(path.stat().st_mtime for path in folder.glob("*.py"))
-    for path in (folder / "__pycache__").glob("*.nb[ci]"):
-        if path.stat().st_mtime < changed:
-            path.unlink()
-
-
 def pytest_configure(config):
-    forget_stale_code()
     config.addinivalue_line("markers", "interpreted(cases): how many of the test's cases run in Triton's interpreter")
 
 

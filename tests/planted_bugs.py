@@ -117,7 +117,7 @@ BUGS = [
     Bug("ignored infinities stay", SOFTMAX, "x = x if s[WEIGHT + j] != ZERO else ZERO", "x = x"),
     Bug("the pixel's own class pulls", SOFTMAX, "push / max(q, TINY) - a", "push - a"),
     Bug("Dice's gradient forgets the overlap", SOFTMAX, "= overlap[c] + predicted[c]", "= predicted[c]"),
-    Bug("the gradient of p^2 is p", SOFTMAX, "TWO * squares * value", "squares * value"),
+    Bug("the gradient of p^2 is p", SOFTMAX, "TWO * squares * p * scale", "squares * p * scale"),
     Bug("gamma off by one in the slope", SOFTMAX, "(s[GAMMA + j] * p *", "((s[GAMMA + j] - ONE) * p *"),
     Bug("smoothing spread over one class less", SHARES, "f32(data.classes), s, n)", "f32(data.classes - 1), s, n)"),
     Bug("1 - p by subtraction for all", SHARES, "q if s[OWN + j] == label else ONE - p", "ONE - p"),

@@ -6,13 +6,16 @@ the two operators and `pixel_sums`. B images, C classes, N pixels of an image.
 
 import functools
 import itertools
+import math
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numba.core import config
 from torch import Tensor
 
 from segfocal.kernels import PixelSums
@@ -72,7 +75,7 @@ def _walk(tensors: list[Tensor]) -> tuple[int, list[int], list[np.ndarray]]:
         for n, step in zip(shape[:kept], stride[:kept], strict=True):
             start = start[..., None] + np.arange(n) * step
         starts.append(start.reshape(len(t), -1))
-    return int(np.prod(shape[kept:])), steps, starts
+    return math.prod(shape[kept:]), steps, starts
 
 
 def _strips(num_classes: int, run: int, steps: list[int], starts: list[np.ndarray]) -> np.ndarray:
@@ -136,6 +139,9 @@ def _prepare(
     weight = empty if weight is None else weight.to(dtype).contiguous()
     gammas = empty if gammas is None else gammas.to(dtype).contiguous()
     run, steps, starts = _walk([logits, target if dense else logits, result])
+    if run < PIXELS < math.prod(logits.shape[2:]):  # rows shorter than a block: slower than a copy
+        logits, target = logits.contiguous(), target.contiguous()
+        run, steps, starts = _walk([logits, target if dense else logits, result])
     if not dense:
         steps[1], starts[1] = 1, np.arange(starts[0].size).reshape(starts[0].shape) * run
     number = np.float64 if dtype == torch.float64 else np.float32
@@ -147,6 +153,7 @@ def _prepare(
         weight=_memory(weight),
         classes=logits.shape[1],
         ignore_index=options.ignore_index,
+        ignore_share=number(options.ignore_index),
         gamma=number(options.gamma),
         gammas=_memory(gammas),
         smoothing=number(options.label_smoothing),
@@ -184,7 +191,8 @@ def _run(kernel: Callable[..., None], rows: int, data: Input, strips: np.ndarray
         room = [np.empty((data.classes + 1, PIXELS), dtype) for _ in range(rows)]
         kernel(data, strips[start:end], np.empty(SCRATCH, dtype), *room, *outputs)
 
-    alone = workers == 1 or len(cuts) == 2
+    # As the interpreter shuts down, no thread can be started any more.
+    alone = workers == 1 or len(cuts) == 2 or not threading.main_thread().is_alive()
     list((map if alone else _pool(os.getpid(), workers).map)(share, cuts[:-1], cuts[1:]))
 
 
@@ -295,12 +303,17 @@ def pixel_sums(
     """The sums of `PixelSums`; see the contract in `segfocal.kernels`.
 
     Raises:
-        ValueError: For logits that are not on the CPU.
+        ValueError: For logits that are not on the CPU, and where Numba is not to compile.
         RuntimeError: In the backward pass of a backward pass.
     """
     if logits.device.type != "cpu":
         remedy = "Pass backend='auto' or 'reference'."
         raise ValueError(f"Expected `logits` on the CPU for backend='tiled', got {logits.device}. {remedy}")
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        remedy = "Take NUMBA_DISABLE_JIT out of the environment, or use backend='reference'."
+        raise ValueError(f"Expected Numba to compile for backend='tiled', got NUMBA_DISABLE_JIT. {remedy}")
+    if logits.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        logits = logits.float()
     gammas, single = (gamma, 0.0) if isinstance(gamma, Tensor) else (None, gamma)
     softmax = activation == "softmax"
     sums = tiled_sums(logits, target, weight, gammas, single, softmax, ignore_index, label_smoothing, squared)

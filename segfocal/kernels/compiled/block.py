@@ -44,7 +44,8 @@ class Input(NamedTuple):
     dense: bool
     weight: np.ndarray  # with the pixels in order; empty if all are 1
     classes: int
-    ignore_index: int
+    ignore_index: int  # among class indices
+    ignore_share: np.floating  # the same among shares
     gamma: np.floating  # of the dtype of the sums, as everything below
     gammas: np.ndarray  # (C,) in place of gamma, or empty
     smoothing: np.floating
@@ -119,7 +120,7 @@ def read_shares(data, strip, at, c, s, n):
     read(data.target, strip.target + at * data.target.pixel_step, c, False, s[Y:], n)
     for j in range(n):
         y, weight = s[Y + j], s[WEIGHT + j]
-        ignored = y == data.ignore_index
+        ignored = y == data.ignore_share
         illegal |= (not ((y >= ZERO) & (y <= ONE))) & (not ignored)
         s[MASK + j] = ZERO if ignored else weight
         s[Y + j] = ZERO if ignored else y

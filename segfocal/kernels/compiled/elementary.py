@@ -4,8 +4,11 @@ For float32 they are polynomials without a branch, since a call of the C library
 the rest of a loss. For float64, whose place is in checks and not in training, they are the C library's.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
+from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -22,11 +25,24 @@ def _can_cache() -> bool:
     return True
 
 
+def _digest() -> str:
+    """Of the files here: a function that calls another is compiled again when that one changes, wherever it is."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 def _compiler(*liberties: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return njit(nogil=True, cache=_CACHE, fastmath=set(liberties), error_model="numpy")
+    compiler = njit(nogil=True, cache=_CACHE, fastmath=set(liberties), error_model="numpy")
+
+    def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Numba knows kept code by the function's own file and closure: a variable that nobody reads brings in the rest.
+        code = function.__code__.replace(co_freevars=("digest",))
+        return compiler(FunctionType(code, function.__globals__, function.__name__, None, (CellType(_DIGEST),)))
+
+    return compile_
 
 
-_CACHE = _can_cache()
+_CACHE, _DIGEST = _can_cache(), _digest()
 # A fused multiply-add may replace a product and a sum, and only in sums of many terms the order is free.
 compiled, reordered = _compiler("contract"), _compiler("contract", "reassoc")
 

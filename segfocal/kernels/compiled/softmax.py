@@ -213,7 +213,7 @@ def index_sums(data, strips, s, e, out):
 
 @compiled
 def _slopes(data, grads, e, s, n):
-    """OWN, the gradient of the pixel's class; that of another is e_c (g_c X + PUSH + 2 h_c e_c INVERSE)."""
+    """OWN, the gradient of the pixel's class; that of another is e_c (g_c X + PUSH + 2 h_c p_c X)."""
     positive, overlap, predicted, squares = grads[0], grads[1], grads[2], grads[3]
     for j in range(n):
         s[A + j] = ZERO
@@ -229,7 +229,7 @@ def _slopes(data, grads, e, s, n):
         for c in range(data.classes):
             slope, row = TWO * squares[c], e[c]
             for j in range(n):
-                s[A + j] += slope * row[j] * row[j] * s[INVERSE + j]
+                s[A + j] += slope * row[j] * (row[j] * s[INVERSE + j])
         for j in range(n):
             s[V + j] += TWO * squares[int(s[LABEL + j])] * s[P + j]
     for j in range(n):
@@ -239,15 +239,15 @@ def _slopes(data, grads, e, s, n):
         s[OWN + j] = weight * (p * (q * v - a) - push)
         s[PUSH + j] = scale * (push / max(q, TINY) - a - p * v)
         s[X + j] = scale
-        s[INVERSE + j] *= scale
 
 
 @compiled
 def _finish(row, c, predicted, squares, s, result, brain, n):
     label = f32(c)
     for j in range(n):
-        value, own = row[j], s[OWN + j]
-        value = value * (predicted * s[X + j] + s[PUSH + j] + TWO * squares * value * s[INVERSE + j])
+        value, own, scale = row[j], s[OWN + j], s[X + j]
+        p = value * s[INVERSE + j]  # first: the square of an exponential may be too large
+        value = value * (predicted * scale + s[PUSH + j] + TWO * squares * p * scale)
         value = own if s[LABEL + j] == label else value
         result[j] = narrow(value, result[j], brain)
 
