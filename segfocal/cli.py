@@ -1,4 +1,4 @@
-"""The command line: `segfocal fit | validate | test | predict`. Nothing but wiring.
+"""The command line: `segfocal fit | validate | test | predict | check`. Nothing but wiring.
 
 Heavy imports are inside the functions, so that `segfocal --help` answers at once.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from segfocal.configuration import Configuration
 
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "check")
 HELP = """\
 segfocal {version}: train semantic segmentation on imbalanced images
 
@@ -31,6 +31,7 @@ commands
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test split
   predict    write label masks and overlays
+  check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
 
 options of every command
   --config FILE        a YAML file, the same for every command; of several, later ones win
@@ -49,6 +50,7 @@ examples
   segfocal test --ckpt_path runs/quickstart/000
   segfocal predict --ckpt_path runs/camvid_cpu/000 --data.images photos
   segfocal fit --print_config > my.yaml
+  segfocal check --data.root my_data
 
 exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 loss not finite, 6 memory or disk,
 130 interrupted;
@@ -85,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows question marks
     try:
-        _run(command, options)
+        return _run(command, options)
     except BrokenPipeError:  # `segfocal fit --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -95,10 +97,9 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"segfocal {command}: {message}", file=sys.stderr)
         return code
-    return 0
 
 
-def _run(command: str, options: list[str]) -> None:
+def _run(command: str, options: list[str]) -> int:
     # Threads that wait sleep instead of spinning: as fast alone, and twice as fast when the cores are shared (measured
     # with two fits on two cores). OpenMP reads it when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -112,10 +113,12 @@ def _run(command: str, options: list[str]) -> None:
         words = [word for word in options if word not in ("-h", "--help")]
         print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]\n")
         print(f"Every option, as YAML; on the command line such as --model.lr 0.01.\n\n{template(words)}")
-        return
+        return 0
     if "--print_config" in options:
         print(template([word for word in options if word != "--print_config"]), end="")
-        return
+        return 0
+    if command == "check":
+        return _check(options)
     options = _with_config_of_run(command, options)
     configuration = Configuration(command, options)
     if command == "fit":
@@ -124,6 +127,7 @@ def _run(command: str, options: list[str]) -> None:
         _predict(configuration, options)
     else:
         _evaluate(configuration, options, command)
+    return 0
 
 
 @contextlib.contextmanager
@@ -172,6 +176,38 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
         trainer.validate(task, datamodule=data, verbose=False)
         _report(configuration, run, "fit", "val", kept)
     print(f"run: {run}")
+
+
+def _check(options: list[str]) -> int:
+    """Inspect the data; 3 if something is wrong with it."""
+    import argparse
+    import json
+    import time
+
+    from segfocal.configuration import NET_AND_LOSS, Configuration, config_files
+    from segfocal.mistakes import ConfigError
+
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("--json")
+    known, options = words.parse_known_args(options)
+    if not config_files(options):
+        options = [
+            *NET_AND_LOSS,
+            *([] if "--data" in options else ["--data=segfocal.SegmentationDataModule"]),
+            *options,
+        ]
+    data = Configuration("check", options, build="data").datamodule
+    if not hasattr(data, "inspect"):
+        raise ConfigError(f"check looks at images and masks in files, which {type(data).__name__} has not.")
+    start = time.monotonic()
+    found = data.inspect()
+    print(found.text())
+    seconds, images = time.monotonic() - start, sum(found.images.values())
+    print(f"{found.count or 'no'} fault{'' if found.count == 1 else 's'} in {images} images of {found.where}", end="")
+    print(f"; {seconds:.1f} s, {images / seconds:.0f} images/s")
+    if known.json is not None:
+        Path(known.json).write_text(json.dumps(vars(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 3 if found.count else 0
 
 
 def _resume(configuration: "Configuration") -> tuple[Path, int]:

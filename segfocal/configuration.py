@@ -5,7 +5,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -21,21 +21,17 @@ from segfocal.task import SegmentationTask
 
 # So that YAML may name them without their modules.
 KNOWN = (SegmentationDataModule, ShapesDataModule)
-TEMPLATE = [
-    "--data=segfocal.SegmentationDataModule",
-    "--data.root=DATA_FOLDER",
-    "--model.net=segfocal.smp_net",
-    "--model.loss=segfocal.FocalDiceLoss",
-]
+NET_AND_LOSS = ["--model.net=segfocal.smp_net", "--model.loss=segfocal.FocalDiceLoss"]
+TEMPLATE = ["--data=segfocal.SegmentationDataModule", "--data.root=DATA_FOLDER", *NET_AND_LOSS]
 
 
 class Configuration(LightningCLI):
     """Parses options, and builds what they describe.
 
     Args:
-        command: fit, validate, test or predict; all have the same options.
+        command: fit, validate, test, predict or check; all have the same options.
         options: The words after the command.
-        build: Build data and task too, not only `config`.
+        build: What to build of `config`: all, or the data alone, or nothing.
 
     Attributes:
         config: What was parsed.
@@ -50,7 +46,9 @@ class Configuration(LightningCLI):
     datamodule: LightningDataModule
     model: SegmentationTask
 
-    def __init__(self, command: str, options: Sequence[str], *, build: bool = True) -> None:
+    def __init__(
+        self, command: str, options: Sequence[str], *, build: Literal["all", "data", "nothing"] = "all"
+    ) -> None:
         self._build = build
         try:
             super().__init__(
@@ -105,11 +103,13 @@ class Configuration(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build data, then net, loss and task with what the data says about classes and ignored pixels."""
-        if not self._build:
+        if self._build == "nothing":
             return
         only_data = LightningArgumentParser(exit_on_error=False)
         only_data.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=True)
         self.datamodule = only_data.instantiate(Namespace(data=self.config.data)).data
+        if self._build == "data":
+            return
         names, ignore_index = (getattr(self.datamodule, name, None) for name in ("class_names", "ignore_index"))
         if names is None or ignore_index is None:
             kind = type(self.datamodule).__name__
@@ -180,7 +180,7 @@ def template(options: Sequence[str]) -> str:
     Raises:
         ConfigError: Whatever is wrong with the options.
     """
-    configuration = Configuration("fit", options if config_files(options) else [*TEMPLATE, *options], build=False)
+    configuration = Configuration("fit", options if config_files(options) else [*TEMPLATE, *options], build="nothing")
     text = configuration.yaml(comments=True)
     # The comments end in what the parser found out about types, with hundreds of known sub-classes: too much to read.
     return re.sub(r" ?\((?:required, )?type: .*\)$", "", text, flags=re.MULTILINE)

@@ -1,14 +1,15 @@
-"""Checks of samples before the first step: headers, labels, sizes, leaks between splits.
+"""Checks of samples: headers, labels, sizes, pixels, leaks between splits.
 
 A fault is a sentence that begins with a path; all of them are collected, so that a data set can be mended in one go.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -21,16 +22,57 @@ from segfocal.data.masks import DataError, Labels, open_header, present_labels, 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
+Depth = Literal["headers", "masks", "pixels"]
+
+_TITLES = {"headers": "Reading headers", "masks": "Checking masks", "pixels": "Checking images and masks"}
 _PATIENCE = 2.0  # seconds before a progress bar appears
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What one pass over a whole data set has found.
+
+    Attributes:
+        where: The data set's folder.
+        images: How many there are in each split.
+        faults: Sentences that begin with a path, by split, and under "splits" what is wrong between them.
+        warnings: What is no fault, but to be known.
+    """
+
+    where: str
+    images: dict[Split, int]
+    faults: dict[str, list[str]]
+    warnings: list[str]
+
+    @property
+    def count(self) -> int:
+        """Number of faults."""
+        return sum(map(len, self.faults.values()))
+
+    def text(self) -> str:
+        """A line per split, then every fault.
+
+        >>> print(Inspection("data", {"train": 2}, {"train": ["a.png: is empty (0 bytes). Replace it."]}, []).text())
+        train       2 images, 1 fault
+          a.png: is empty (0 bytes). Replace it.
+        """
+        lines = []
+        for split, faults in self.faults.items():
+            images = f"{self.images[split]:6} images" if split in self.images else " " * 13
+            if faults or split in self.images:
+                many = f", {len(faults)} fault{'s' if len(faults) > 1 else ''}" if faults else ""
+                lines.append(f"{split:<6} {images}{many}")
+            lines += [f"  {fault}" for fault in faults]
+        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+
 def check_samples(
-    samples: Sequence[FileSample], labels: Labels, *, decode: bool
+    samples: Sequence[FileSample], labels: Labels, depth: Depth
 ) -> tuple[list[FileSample], list[str], set[int]]:
-    """Read every header, and with `decode` the labels of every mask.
+    """Read every header; for "masks" also decode every mask, for "pixels" every image too.
 
     Returns:
-        The samples with their sizes, the faults, and the labels that occur (with `decode`).
+        The samples with their sizes, the faults, and the labels that occur (but for "headers").
     """
 
     def check(sample: FileSample) -> tuple[FileSample, list[str], list[int]]:
@@ -38,10 +80,12 @@ def check_samples(
         present: list[int] = []
         try:
             sample = replace(sample, size=read_size(sample.image_path, sample.name))
+            if depth == "pixels":
+                sample.image()
         except DataError as error:
             faults.append(str(error))
         try:
-            if sample.mask_path is not None and decode:
+            if sample.mask_path is not None and depth != "headers":
                 mask = read_mask(sample.mask_path, sample.mask_name)
                 faults += sample.mask_faults(mask, labels)
                 present = present_labels(mask)
@@ -52,7 +96,7 @@ def check_samples(
             faults.append(str(error))
         return sample, faults, present
 
-    results = in_parallel(check, samples, "Checking masks" if decode else "Reading headers")
+    results = in_parallel(check, samples, _TITLES[depth])
     return (
         [sample for sample, _, _ in results],
         [fault for _, faults, _ in results for fault in faults],
@@ -89,6 +133,25 @@ def shared_images(splits: Mapping[Split, list[FileSample]]) -> list[str]:
             path = sample.image_path.resolve()
             if (other := first.setdefault(path, split)) != split:
                 faults.append(f"{sample.name}: is in the splits {other} and {split}. Keep it in one of them.")
+    return faults
+
+
+def equal_images(splits: Mapping[Split, list[FileSample]]) -> list[str]:
+    """List the images of two splits whose files are the same, byte for byte, under different names."""
+
+    def digest(sample: FileSample) -> bytes:
+        try:
+            return hashlib.blake2b(sample.image_path.read_bytes()).digest()
+        except OSError:  # a fault of its own
+            return b""
+
+    first: dict[bytes, tuple[str, str]] = {}
+    faults = []
+    for split, samples in splits.items():
+        for sample, key in zip(samples, in_parallel(digest, samples, "Comparing files"), strict=True):
+            other, name = first.setdefault(key, (split, sample.name))
+            if other != split and name != sample.name and key:
+                faults.append(f"{sample.name}: in {split} is the same file as {name} in {other}. Remove one of them.")
     return faults
 
 

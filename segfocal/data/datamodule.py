@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from segfocal.data.checks import check_samples, shared_images, unequal_sizes
+from segfocal.data.checks import Inspection, check_samples, equal_images, shared_images, unequal_sizes
 from segfocal.data.datasets import SegmentationDataset
-from segfocal.data.layouts import SPLITS, Layout, Split, find_images, find_samples
+from segfocal.data.layouts import SPLITS, Layout, Split, find_images, find_samples, split_folders
 from segfocal.data.loading import LabelledImages, check_size
 from segfocal.data.masks import DataError, fault_report
 from segfocal.data.transforms import AlbumentationsAugment, Transform
@@ -107,7 +107,7 @@ class SegmentationDataModule(LabelledImages):
             faults += more if split in wanted else []
         faults += shared_images(found) if self.split_files else []
         for split in wanted:
-            found[split], more, labels = check_samples(found[split], self.labels, decode=self.verify)
+            found[split], more, labels = check_samples(found[split], self.labels, "masks" if self.verify else "headers")
             faults += more
             if split == "train":
                 present = labels
@@ -120,25 +120,50 @@ class SegmentationDataModule(LabelledImages):
             self.datasets[split] = SegmentationDataset(
                 found[split], self.labels, size=self.size, train=train, augment=self.augment if train else None
             )
-        if present:
-            self._warn_of_absent_classes(present)
+        if absent := self._absent_classes(present) if present else "":
+            _log.warning(absent)
 
     def _set_up_prediction(self) -> None:
         if self.images is None:
             found, faults = find_samples(self.root, "test", self.layout, self.split_files, masks=False)
         else:
             found, faults = find_images(self.images if isinstance(self.images, list) else [self.images])
-        samples, more, _ = check_samples(found, self.labels, decode=False)
+        samples, more, _ = check_samples(found, self.labels, "headers")
         if faults + more:
             where = self.root if self.images is None else "`images`"
             raise fault_report(faults + more, str(where))
         self.datasets["predict"] = SegmentationDataset(samples, self.labels, size=self.size, with_masks=False)
 
-    def _warn_of_absent_classes(self, present: set[int]) -> None:
+    def inspect(self) -> Inspection:
+        """Read and decode every image and mask of every split that is there; train and val must be."""
+        splits = [split for split in SPLITS if split != "test" or self._has_test()]
+        found, faults, present = {}, {}, {}
+        for split in splits:
+            samples, faults[split] = find_samples(self.root, split, self.layout, self.split_files)
+            found[split], more, present[split] = check_samples(samples, self.labels, "pixels")
+            faults[split] += more
+        if self.size is None and self.augment is None:
+            faults["train"] += unequal_sizes(found["train"])
+        leaks = (shared_images(found) if self.split_files else []) + equal_images(found)
+        return Inspection(
+            where=str(self.root),
+            images={split: len(samples) for split, samples in found.items()},
+            faults={split: list(dict.fromkeys(listed)) for split, listed in faults.items()} | {"splits": leaks},
+            warnings=[self._absent_classes(present["train"])] if self._absent_classes(present["train"]) else [],
+        )
+
+    def _has_test(self) -> bool:
+        if self.split_files is not None:
+            return "test" in self.split_files
+        try:
+            return split_folders(self.root, self.layout, "test")[0].is_dir()
+        except DataError:  # no layout: a fault of train
+            return False
+
+    def _absent_classes(self, present: set[int]) -> str:
         first = 1 if self.num_classes == 1 else 0  # the label of the first name
         absent = [f"{name} ({label})" for label, name in enumerate(self.class_names, first) if label not in present]
-        if absent:
-            _log.warning("Classes that never occur in train and cannot be learnt: %s.", ", ".join(absent))
+        return f"Classes that never occur in train and cannot be learnt: {', '.join(absent)}." if absent else ""
 
 
 def _class_names(root: Path, classes: list[str] | None) -> list[str]:
