@@ -15,6 +15,8 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger
 
 from segfocal.data import DataError, SegmentationDataModule, ShapesDataModule
+from segfocal.data.loading import LabelledImages
+from segfocal.data.statistics import AUTO, cached_statistics
 from segfocal.mistakes import ConfigError, check_yaml, explain, import_path
 from segfocal.progress import Progress
 from segfocal.task import SegmentationTask
@@ -49,7 +51,7 @@ class Configuration(LightningCLI):
     def __init__(
         self, command: str, options: Sequence[str], *, build: Literal["all", "data", "nothing"] = "all"
     ) -> None:
-        self._build = build
+        self._build, self._command = build, command
         try:
             super().__init__(
                 SegmentationTask,
@@ -114,6 +116,7 @@ class Configuration(LightningCLI):
         if names is None or ignore_index is None:
             kind = type(self.datamodule).__name__
             raise ConfigError(f"{kind} lacks class_names or ignore_index. Give your data module both as attributes.")
+        self._settle_alpha(list(names))
         model = self.config.model.clone()
         count = len(names)
         _share(model, "net", {"num_classes": count, "classes": count, "num_labels": count})
@@ -128,6 +131,33 @@ class Configuration(LightningCLI):
 
         built = only_model.instantiate(Namespace(model=model), instantiators=[(build, SegmentationTask, True)])
         self.model = built.model
+
+    def _settle_alpha(self, class_names: list[str]) -> None:
+        """Put numbers in the place of an automatic alpha. Only a fit needs them; it keeps them in its config.yaml."""
+        loss = self.config.model.loss
+        wanted = loss.get("init_args", Namespace()).get("alpha")
+        if wanted != "auto" and not isinstance(wanted, dict | Namespace):
+            return
+        if self._command != "fit":
+            loss.init_args.alpha = None
+            return
+        if not isinstance(self.datamodule, LabelledImages):
+            kind = type(self.datamodule).__name__
+            raise ConfigError(f"model.loss.alpha: only data modules of segfocal can count classes, not {kind}.")
+        asked = wanted.as_dict() if isinstance(wanted, Namespace) else wanted
+        how = AUTO if asked == "auto" else {"method": "inverse", "power": 1.0, **asked}
+        if unknown := ", ".join(sorted(how.keys() - AUTO.keys())):
+            raise ConfigError(f"model.loss.alpha has the keys method and power, not {unknown}. Rename it.")
+        self.datamodule.setup("fit")
+        folder = Path(self.config.runs) / self.config.name
+        statistics = cached_statistics(self.datamodule.datasets["train"], class_names, folder)
+        try:
+            alpha = statistics.alpha(how["method"], how["power"], self.config.model.activation)
+        except ValueError as error:
+            raise ConfigError(f"model.loss.alpha: {error}") from error
+        loss.init_args.alpha = alpha
+        listed = ", ".join(f"{name} {value:g}" for name, value in zip(class_names, alpha, strict=True))
+        print(f"alpha, {how['method']} to the power of {how['power']:g}: {listed}")
 
     def build_trainer(self, run: Path, callbacks: Sequence[Callback], *, logged: bool = True) -> Trainer:
         """The configured trainer, with a CSV logger into `run` unless another is configured, and a progress bar.

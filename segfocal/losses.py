@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segfocal import functional
-from segfocal.options import Absent, Activation, Backend, LossOptions, PerClass, Reduction
+from segfocal.options import Absent, Activation, Alpha, Backend, LossOptions, PerClass, Reduction
 
 
 class _Loss(nn.Module):
@@ -74,6 +74,7 @@ class FocalLoss(_Loss):
             learnt needs backend="reference".
         alpha: Weight of the classes. softmax: alpha_c weighs the pixels of class c, one number weighs all alike.
             sigmoid: in [0, 1], alpha_c weighs the positives of class c and 1 - alpha_c its negatives; None is 1 and 1.
+            In a configuration `auto` takes it from the training masks, as {method: inverse, power: 0.5} does.
         ignore_index: The label of pixels that do not count. In a dense target, softmax ignores a pixel when any of its
             channels is marked, sigmoid ignores element by element.
         label_smoothing: e in [0, 1); the target y becomes (1 - e) y + e / C, for sigmoid (1 - e) y + e / 2.
@@ -103,7 +104,7 @@ class FocalLoss(_Loss):
         activation: Activation = "softmax",
         *,
         gamma: PerClass = 2.0,
-        alpha: PerClass | None = None,
+        alpha: Alpha | None = None,
         ignore_index: int = 255,
         label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
@@ -345,7 +346,7 @@ class FocalDiceLoss(_Loss):
         focal_weight: float = 1.0,
         dice_weight: float = 1.0,
         gamma: PerClass = 2.0,
-        alpha: PerClass | None = None,
+        alpha: Alpha | None = None,
         ignore_index: int = 255,
         label_smoothing: float = 0.0,
         reduction: Reduction = "mean",

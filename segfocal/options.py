@@ -4,10 +4,10 @@ Every error says the argument, the rule, what it got, and what to do.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ Reduction = Literal["mean", "sum", "none", "weighted", "positive"]
 Absent = Literal["skip", "keep", "zero"]
 Backend = Literal["auto", "reference", "tiled", "triton"]
 PerClass = float | Sequence[float] | Tensor  # one number for all classes, or one per class
+# For `segfocal fit`, which works it out from the training masks: see ClassStatistics.alpha in segfocal.data.
+Alpha = PerClass | Literal["auto"] | dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ class LossOptions:
         for name in ("focal_weight", "dice_weight", "fp_weight", "fn_weight", "smooth", "label_smoothing", "exponent"):
             _check_number(name, getattr(self, name))
         _check_per_class("gamma", self.gamma)
+        if self.alpha == "auto" or isinstance(self.alpha, Mapping):
+            rule = "Expected `alpha` to be numbers, as only `segfocal fit` knows the data"
+            raise ValueError(f"{rule}, got {self.alpha!r}. segfocal.data.class_statistics(...).alpha() gives them.")
         if self.alpha is not None:
             _check_per_class("alpha", self.alpha, most=1.0 if self.activation == "sigmoid" else math.inf)
         check_classes(self.classes)

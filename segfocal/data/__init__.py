@@ -11,6 +11,14 @@
 from segfocal.data.datamodule import SegmentationDataModule
 from segfocal.data.masks import DataError
 from segfocal.data.shapes import ShapesDataModule
+from segfocal.data.statistics import ClassStatistics, class_statistics
 from segfocal.data.transforms import Transform
 
-__all__ = ["DataError", "SegmentationDataModule", "ShapesDataModule", "Transform"]
+__all__ = [
+    "ClassStatistics",
+    "DataError",
+    "SegmentationDataModule",
+    "ShapesDataModule",
+    "Transform",
+    "class_statistics",
+]
