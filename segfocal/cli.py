@@ -212,8 +212,9 @@ def _check(options: list[str]) -> int:
 
 def _resume(configuration: "Configuration") -> tuple[Path, int]:
     """The checkpoint to go on from, and its step."""
+    from segfocal.checkpoints import CheckpointError, load_checkpoint
     from segfocal.mistakes import ConfigError
-    from segfocal.runs import CheckpointError, find_checkpoint, load_checkpoint
+    from segfocal.runs import find_checkpoint
 
     config = configuration.config
     path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "last")
@@ -265,7 +266,7 @@ def _restore(configuration: "Configuration") -> Path:
 
 def _load(configuration: "Configuration", path: Path) -> None:
     """Load a checkpoint's weights into the net, and say which options it was trained with that are others now."""
-    from segfocal.runs import load_checkpoint, net_state
+    from segfocal.checkpoints import load_checkpoint, net_state
 
     task, checkpoint = configuration.model, load_checkpoint(path)
     task.net.load_state_dict(net_state(checkpoint, path, task.net, task.class_names))
@@ -344,9 +345,9 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
         return 2, f"torch and torchvision do not fit together ({message}). Install both from the same place, at once."
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    from segfocal.checkpoints import CheckpointError
     from segfocal.data import DataError
     from segfocal.mistakes import ConfigError
-    from segfocal.runs import CheckpointError
     from segfocal.task import NonFiniteLossError
 
     match error:

@@ -13,7 +13,9 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.io import CheckpointIO
 
+from segfocal.checkpoints import SealedCheckpointIO
 from segfocal.data import DataError, SegmentationDataModule, ShapesDataModule
 from segfocal.data.loading import LabelledImages
 from segfocal.data.statistics import AUTO, cached_statistics
@@ -191,6 +193,10 @@ class Configuration(LightningCLI):
         if arguments["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             added.append(Progress())
         arguments["callbacks"] = [*configured, *added]
+        plugins = arguments["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            arguments["plugins"] = [*plugins, SealedCheckpointIO()]
         arguments["default_root_dir"] = arguments["default_root_dir"] or run
         arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
         return arguments

@@ -1,23 +1,21 @@
-"""Run directories and the checkpoints in them.
+"""Run directories, and finding the checkpoints in them.
 
 Every fit makes runs/NAME/000, 001, ...; every other command the next number with its own name, such as 002-test.
 Nothing is ever overwritten. runs/NAME/latest points to the newest.
 """
 
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import nn
+from segfocal.checkpoints import CheckpointError, some, verify
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["best", "last"]
-
-
-class CheckpointError(Exception):
-    """There is no checkpoint, or it does not fit: the message says which, why, and what to do."""
 
 
 def new_run(runs: Path, name: str, command: str) -> Path:
@@ -88,59 +86,6 @@ def find_checkpoint(wanted: str | None, runs: Path, name: str | None, prefer: Ki
     return _newest(path, prefer)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint on the CPU without running any code from it.
-
-    Raises:
-        CheckpointError: A file that is no checkpoint, is damaged, or holds more than plain data and tensors.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {reason} It may be truncated, or not written by segfocal; "
-            "use another one of the run's checkpoints."
-        ) from error
-    weights, options = (
-        (checkpoint.get(key) for key in ("state_dict", "hyper_parameters")) if isinstance(checkpoint, dict) else (0, 0)
-    )
-    plain = isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())
-    if not plain or not isinstance(options, dict) or not isinstance(options.get("class_names"), list):
-        raise CheckpointError(f"{path} is not a checkpoint of segfocal: it lacks state_dict or hyper_parameters.")
-    loaded: dict[str, Any] = checkpoint
-    return loaded
-
-
-def net_state(checkpoint: dict[str, Any], path: Path, net: nn.Module, class_names: list[str]) -> dict[str, Any]:
-    """The net's weights in a checkpoint, which fit `net` and the classes.
-
-    Raises:
-        CheckpointError: Other classes, or weights of other names or shapes.
-    """
-    trained = checkpoint["hyper_parameters"]["class_names"]
-    if trained != class_names:
-        raise CheckpointError(
-            f"{path} was trained on {len(trained)} classes ({_some(trained)}), the configuration has "
-            f"{len(class_names)} ({_some(class_names)}). Use the data and classes that it was trained with."
-        )
-    named = checkpoint["state_dict"].items()
-    saved = {key.removeprefix("net."): value for key, value in named if key.startswith("net.")}
-    wanted = net.state_dict()
-    faults = [
-        f"{key} is {tuple(saved[key].shape)} there and {tuple(wanted[key].shape)} here"
-        for key in sorted(wanted.keys() & saved.keys())
-        if wanted[key].shape != saved[key].shape
-    ]
-    faults += [f"{key} only here" for key in sorted(wanted.keys() - saved.keys())]
-    faults += [f"{key} only there" for key in sorted(saved.keys() - wanted.keys())]
-    if faults:
-        raise CheckpointError(
-            f"{path} does not fit the configured net: {_some(faults)}. Use the config.yaml of the checkpoint's run."
-        )
-    return saved
-
-
 def _numbered(home: Path) -> Iterator[tuple[int, Path]]:
     for path in home.iterdir():
         match = re.fullmatch(r"(\d{3,})(-\w+)?", path.name)
@@ -152,15 +97,30 @@ def _newest(home: Path, kind: Kind) -> Path:
     if home.is_dir():
         for _, run in sorted(_numbered(home), reverse=True):
             if (run / "checkpoints" / f"{kind}.ckpt").is_file():
-                return run / "checkpoints" / f"{kind}.ckpt"
+                return _of_run(run, kind)
     raise CheckpointError(f"No run under {home} has a {kind} checkpoint. Run segfocal fit first.{_hint(home)}")
 
 
 def _of_run(run: Path, prefer: Kind) -> Path:
-    for kind in (prefer, "best", "last"):
-        if (run / "checkpoints" / f"{kind}.ckpt").is_file():
-            return run / "checkpoints" / f"{kind}.ckpt"
-    raise CheckpointError(f"{run / 'checkpoints'} holds neither best.ckpt nor last.ckpt. Give the file's path.")
+    files = [run / "checkpoints" / f"{kind}.ckpt" for kind in dict.fromkeys((prefer, "best", "last"))]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise CheckpointError(f"{run / 'checkpoints'} holds neither best.ckpt nor last.ckpt. Give the file's path.")
+    return _first_sound(files)
+
+
+def _first_sound(files: Sequence[Path]) -> Path:
+    """The first file that is not damaged; what is passed over is said aloud. If all are, the first."""
+    for file in files:
+        try:
+            verify(file)
+        except CheckpointError as error:
+            _log.warning("%s", error)
+        else:
+            if file is not files[0]:
+                _log.warning("Taking %s in its place.", file)
+            return file
+    return files[0]
 
 
 def _point(link: Path, target: str) -> None:
@@ -176,9 +136,4 @@ def _point(link: Path, target: str) -> None:
 def _hint(path: Path) -> str:
     parent = next((folder for folder in path.parents if folder.is_dir()), None)
     found = sorted(str(entry) for entry in parent.iterdir() if entry.is_dir()) if parent else []
-    return f" {parent} holds: {_some(found)}." if found and parent != Path() else ""
-
-
-def _some(items: list[str], most: int = 5) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return f" {parent} holds: {some(found)}." if found and parent != Path() else ""

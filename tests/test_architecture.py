@@ -19,7 +19,8 @@ ALLOWED = {
     "data": {"segfocal.data"},
     "models": set(),
     "inference": set(),
-    "runs": set(),
+    "checkpoints": set(),
+    "runs": {"segfocal.checkpoints"},
     "task": {"segfocal.evaluation.scores", "segfocal.inference"},
 }
 

@@ -183,6 +183,26 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_samples(home, run
     assert not list((home / "runs/exploded/000").rglob("*.ckpt"))
 
 
+class Bomb:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "hyper_parameters", "_instantiator"])
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_a_checkpoint_never_runs_code(home, run, monkeypatch, tmp_path, where, command):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    checkpoint = torch.load(home / "runs/tiny/000/checkpoints/last.ckpt", weights_only=True)
+    if where == "_instantiator":  # Lightning imports what stands here and calls it
+        checkpoint["hyper_parameters"]["_instantiator"] = "builtins.print"
+    else:
+        (checkpoint if where == "checkpoint" else checkpoint["hyper_parameters"])["x"] = Bomb()
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    result = run(command, "--config", "tiny.yaml", "--ckpt_path", str(tmp_path / "evil.ckpt"))
+    assert "code ran" not in result[1]
+    fails(result, 4, "evil.ckpt")
+
+
 def test_a_resume_with_nothing_left_to_train_says_so(run):
     fails(run("fit", "--ckpt_path", "runs/tiny/000"), 2, "2 epochs behind it", "trainer.max_epochs is 2")
 

@@ -3,10 +3,9 @@
 import threading
 
 import pytest
-import torch
-from torch import nn
 
-from segfocal.runs import CheckpointError, find_checkpoint, load_checkpoint, net_state, new_run, run_of
+from segfocal.checkpoints import CheckpointError, write_checkpoint
+from segfocal.runs import find_checkpoint, new_run, run_of
 
 
 def fake_run(runs, command="fit", kinds=("best", "last")):
@@ -14,7 +13,7 @@ def fake_run(runs, command="fit", kinds=("best", "last")):
     (run / "checkpoints").mkdir()
     (run / "config.yaml").touch()
     for kind in kinds:
-        (run / "checkpoints" / f"{kind}.ckpt").touch()
+        write_checkpoint({"kind": kind}, run / "checkpoints" / f"{kind}.ckpt")
     return run
 
 
@@ -77,54 +76,14 @@ def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path, wanted, messag
         find_checkpoint(wanted, tmp_path, "shapes", "best")
 
 
-def checkpoint_of(net, names):
-    state = {f"net.{key}": value for key, value in net.state_dict().items()}
-    return {"state_dict": state, "hyper_parameters": {"class_names": names}}
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken"])
-def test_a_damaged_checkpoint_is_named(tmp_path, content):
-    path = tmp_path / "x.ckpt"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"x\.ckpt cannot be read"):
-        load_checkpoint(path)
-
-
-def test_a_truncated_checkpoint_is_named(tmp_path):
-    path = tmp_path / "x.ckpt"
-    torch.save(checkpoint_of(nn.Conv2d(3, 2, 1), ["a", "b"]), path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"x\.ckpt cannot be read"):
-        load_checkpoint(path)
-
-
-class Bomb:
-    def __reduce__(self):
-        return (print, ("code ran",))
-
-
-def test_loading_never_runs_code(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    path = tmp_path / "x.ckpt"
-    torch.save({"state_dict": {}, "hyper_parameters": {}, "x": Bomb()}, path)
-    with pytest.raises(CheckpointError):
-        load_checkpoint(path)
-    assert "code ran" not in capsys.readouterr().out
-
-
-def test_a_file_of_another_tool_is_named(tmp_path):
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="lacks state_dict"):
-        load_checkpoint(tmp_path / "x.pt")
-
-
-def test_other_classes_or_weights_are_told_apart(tmp_path):
-    path, net, names = tmp_path / "x.ckpt", nn.Conv2d(3, 2, 1), ["a", "b"]
-    checkpoint = checkpoint_of(net, names)
-    assert net_state(checkpoint, path, net, names).keys() == net.state_dict().keys()
-    with pytest.raises(CheckpointError, match=r"trained on 2 classes \(a, b\), the configuration has 3 \(a, b, c\)"):
-        net_state(checkpoint, path, net, ["a", "b", "c"])
-    with pytest.raises(CheckpointError, match=r"weight is \(2, 3, 1, 1\) there and \(5, 3, 1, 1\) here"):
-        net_state(checkpoint, path, nn.Conv2d(3, 5, 1), names)
-    with pytest.raises(CheckpointError, match=r"0\.bias only here.*bias only there"):
-        net_state(checkpoint, path, nn.Sequential(net), names)
+def test_a_damaged_checkpoint_gives_way_to_the_other_of_its_run_and_says_so(tmp_path, caplog):
+    run = fake_run(tmp_path)
+    best, last = run / "checkpoints/best.ckpt", run / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1])
+    assert find_checkpoint("last", tmp_path, "shapes", "best") == best
+    assert f"{last} cannot be read as a checkpoint: it is damaged" in caplog.text
+    assert f"Taking {best} in its place." in caplog.text
+    assert find_checkpoint(str(run), tmp_path, None, "last") == best
+    assert find_checkpoint(str(last), tmp_path, None, "best") == last  # named: loading it is an error
+    best.write_bytes(b"")
+    assert find_checkpoint("last", tmp_path, "shapes", "best") == last

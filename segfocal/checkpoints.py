@@ -1,0 +1,167 @@
+"""Checkpoint files: written whole or not at all, sealed, and read without running anything.
+
+A checkpoint is torch's ZIP archive with the SHA-256 of its bytes as the archive's comment.
+"""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
+
+_END = b"PK\x05\x06"  # begins the last 22 bytes of an archive, of which the last two count the comment's bytes
+_SEAL = 64  # bytes of a SHA-256 in hexadecimal
+
+
+class CheckpointError(Exception):
+    """There is no checkpoint, or it does not fit: the message says which, why, and what to do."""
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write to a file beside `path`, seal it, and rename it: at any moment `path` is the old file or the new one.
+
+    Raises:
+        OSError: The disk is full or cannot be written to; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("w+b") as file:
+            torch.save(checkpoint, file)
+            digest = _digest(file, file.seek(0, os.SEEK_END))
+            file.seek(-2, os.SEEK_END)
+            file.write(_SEAL.to_bytes(2, "little") + digest.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def verify(path: Path) -> None:
+    """Compare a checkpoint with its seal, or, of a file without one, each part with its checksum in the archive.
+
+    Raises:
+        CheckpointError: It is damaged, or no checkpoint.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 22 - _SEAL))
+        end = file.read()
+        sealed = end[:4] == _END and len(end) == 22 + _SEAL
+        if sealed:
+            sound = end[20:22] == _SEAL.to_bytes(2, "little") and _digest(file, size - _SEAL).encode() == end[22:]
+        else:
+            sound = end[-22:-18] == _END and _parts_are_sound(path)
+    if not sound:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is damaged, truncated, or was not written by segfocal. "
+            "Use another one of the run's checkpoints."
+        )
+
+
+def _digest(file: Any, size: int) -> str:  # noqa: ANN401
+    """Of the first `size` bytes, with the length of the comment as it was before the seal: 0."""
+    found, left = hashlib.sha256(), size - 2
+    file.seek(0)
+    while left:
+        block = file.read(min(left, 2**20))
+        found.update(block)
+        left -= len(block)
+    found.update(b"\0\0")
+    return found.hexdigest()
+
+
+def _parts_are_sound(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, OSError, ValueError, EOFError):
+        return False
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU without running any code from it.
+
+    Raises:
+        CheckpointError: A file that is no checkpoint, is damaged, or holds more than plain data and tensors.
+    """
+    verify(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {reason} It may be truncated, or not written by segfocal; "
+            "use another one of the run's checkpoints."
+        ) from error
+    weights, options = (
+        (checkpoint.get(key) for key in ("state_dict", "hyper_parameters")) if isinstance(checkpoint, dict) else (0, 0)
+    )
+    plain = isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())
+    if not plain or not isinstance(options, dict) or not isinstance(options.get("class_names"), list):
+        raise CheckpointError(f"{path} is not a checkpoint of segfocal: it lacks state_dict or hyper_parameters.")
+    if "_instantiator" in options:
+        raise CheckpointError(f"{path} names code to be run when it is loaded (_instantiator). Do not trust it.")
+    loaded: dict[str, Any] = checkpoint
+    return loaded
+
+
+def net_state(checkpoint: dict[str, Any], path: Path, net: nn.Module, class_names: list[str]) -> dict[str, Any]:
+    """The net's weights in a checkpoint, which fit `net` and the classes.
+
+    Raises:
+        CheckpointError: Other classes, or weights of other names or shapes.
+    """
+    trained = checkpoint["hyper_parameters"]["class_names"]
+    if trained != class_names:
+        raise CheckpointError(
+            f"{path} was trained on {len(trained)} classes ({some(trained)}), the configuration has "
+            f"{len(class_names)} ({some(class_names)}). Use the data and classes that it was trained with."
+        )
+    named = checkpoint["state_dict"].items()
+    saved = {key.removeprefix("net."): value for key, value in named if key.startswith("net.")}
+    wanted = net.state_dict()
+    faults = [
+        f"{key} is {tuple(saved[key].shape)} there and {tuple(wanted[key].shape)} here"
+        for key in sorted(wanted.keys() & saved.keys())
+        if wanted[key].shape != saved[key].shape
+    ]
+    faults += [f"{key} only here" for key in sorted(wanted.keys() - saved.keys())]
+    faults += [f"{key} only there" for key in sorted(saved.keys() - wanted.keys())]
+    if faults:
+        raise CheckpointError(
+            f"{path} does not fit the configured net: {some(faults)}. Use the config.yaml of the checkpoint's run."
+        )
+    return saved
+
+
+class SealedCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to these files."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write a checkpoint; see `write_checkpoint`."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,  # noqa: ANN401
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; never runs code, whatever is asked for."""
+        return load_checkpoint(Path(path))
+
+
+def some(items: list[str], most: int = 5) -> str:
+    """The first few items in words.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
