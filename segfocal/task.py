@@ -1,9 +1,11 @@
 """SegmentationTask: a net and a loss, trained and scored by Lightning."""
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -133,6 +135,7 @@ class SegmentationTask(LightningModule):
         self.loss = loss
         self.class_names = names
         self.scores: dict[str, Scores] = {}
+        self._random: dict[str, Any] | None = None
         self._last: tuple[Tensor, int, Sequence[str]] | None = None
         self.register_buffer("_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -195,8 +198,13 @@ class SegmentationTask(LightningModule):
         return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to save weights that a batch without a finite loss has spoilt."""
+        """Adds the random numbers' state; refuses to save weights that a batch without a finite loss has spoilt."""
         self._check_finite()
+        checkpoint["random"] = _random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the random numbers' state until training starts."""
+        self._random = checkpoint.get("random")
 
     def on_validation_epoch_end(self) -> None:
         """Scores val and logs val/miou and val/iou/CLASS."""
@@ -213,7 +221,13 @@ class SegmentationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Puts the configured rates and decays back after a resume: a checkpoint brings progress, not options."""
+        """After a resume, puts the configured rates and decays back, and the random numbers where they were.
+
+        A checkpoint brings progress, not options.
+        """
+        if self._random is not None:
+            _set_random_state(self._random)
+            self._random = None
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
@@ -311,6 +325,27 @@ def _one_vs_rest(mask: Tensor, classes: int, ignore_index: int) -> Tensor:
     """Class indices (B, H, W) to 0/1 per class (B, C, H, W), ignored in every class where ignored."""
     index = torch.arange(classes, device=mask.device).view(1, -1, 1, 1)
     return torch.where(mask[:, None] == ignore_index, ignore_index, (mask[:, None] == index).long())
+
+
+def _random_state() -> dict[str, Any]:
+    """Of PyTorch, NumPy and Python, as plain data and tensors."""
+    _, keys, *numpy = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), *numpy],
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    keys, *numpy = state["numpy"]
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():  # else another machine, where the same numbers cannot come
+        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *numpy))
+    version, inner, gauss = state["python"]
+    random.setstate((version, tuple(inner), gauss))
 
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:

@@ -59,6 +59,8 @@ class LabelledImages(LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.datasets: dict[str, SegmentationDataset] = {}
+        self._epoch = 0
+        self._sampler: SeededSampler | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -82,7 +84,19 @@ class LabelledImages(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented batches of one size: image (B, 3, H, W) uint8, mask (B, H, W), name."""
-        return make_loader(self.datasets["train"], self.batch_size, self.num_workers)
+        loader = make_loader(self.datasets["train"], self.batch_size, self.num_workers)
+        assert isinstance(loader.sampler, SeededSampler), "the data set is one to train on"
+        loader.sampler.set_epoch(self._epoch)
+        self._sampler = loader.sampler
+        return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch that comes next, for checkpoints."""
+        return {"epoch": self._epoch if self._sampler is None else self._sampler.epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with this epoch's order: a resumed trainer asks for batches before it says which epoch it is in."""
+        self._epoch = state["epoch"]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches in order: image (B, 3, H, W) uint8, mask (B, H0, W0) at its own resolution, name."""

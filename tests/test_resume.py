@@ -1,0 +1,78 @@
+"""A fit that is killed and resumed ends in the same bits as one that is not."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from segfocal.cli import main
+
+NETS = """
+import os
+
+from pytorch_lightning import Callback
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, classes=6):
+        layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.3)
+        super().__init__(*layers, nn.Conv2d(8, classes, 1))
+
+class Killed(Callback):
+    def on_train_batch_start(self, trainer, task, batch, index):
+        if (trainer.current_epoch, index) == (2, 3):
+            os.kill(os.getpid(), 9)
+"""
+CONFIG = """
+trainer: {max_epochs: 4, accelerator: cpu, enable_progress_bar: false}
+model:
+  net: {class_path: killable_nets.Net}
+  loss: {class_path: segfocal.FocalDiceLoss}
+  lr: 0.01
+data:
+  class_path: segfocal.ShapesDataModule
+  init_args:
+    n_train: 24
+    n_val: 4
+    n_test: 4
+    size: [32, 48]
+    batch_size: 4
+    augment:
+      - {class_path: albumentations.HorizontalFlip}
+      - {class_path: albumentations.RandomCrop, init_args: {height: 24, width: 32}}
+"""
+
+
+@pytest.fixture(params=[0, 2], ids=["no workers", "two workers"])
+def fit(request, tmp_path, monkeypatch):
+    """Runs `segfocal fit` in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killable_nets.py").write_text(NETS)
+    (tmp_path / "c.yaml").write_text(CONFIG)
+
+    def run(name, *words):
+        return main(["fit", "--config", "c.yaml", "--name", name, f"--data.num_workers={request.param}", *words])
+
+    return run
+
+
+def weights(run):
+    checkpoint = torch.load(f"runs/{run}/checkpoints/last.ckpt", weights_only=True)
+    assert (checkpoint["epoch"], checkpoint["global_step"]) == (3, 24)
+    return checkpoint["state_dict"], checkpoint["optimizer_states"]
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_killed_fit_goes_on_in_the_same_bits(fit, tmp_path):
+    assert fit("whole") == 0
+    words = ["fit", "--config", "c.yaml", "--name", "killed", "--trainer.callbacks", "killable_nets.Killed"]
+    killed = subprocess.run([sys.executable, "-m", "segfocal", *words], cwd=tmp_path, capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    torch.rand(7)  # what else has been drawn must not matter
+    for kind, run in (("last", "killed/001"), ("best", "killed/002")):
+        assert fit("killed", "--ckpt_path", f"runs/killed/000/checkpoints/{kind}.ckpt") == 0
+        (want, want_state), (got, got_state) = weights("whole/000"), weights(run)
+        assert want.keys() == got.keys()
+        assert all(torch.equal(want[key], got[key]) for key in want)
+        torch.testing.assert_close(got_state, want_state, rtol=0, atol=0)
