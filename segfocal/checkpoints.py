@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 _END = b"PK\x05\x06"  # begins the last 22 bytes of an archive, of which the last two count the comment's bytes
@@ -155,6 +157,18 @@ class SealedCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint; never runs code, whatever is asked for."""
         return load_checkpoint(Path(path))
+
+
+class SaveOnTermination(Callback):
+    """After a SIGTERM between two batches, which Lightning waits for, writes a checkpoint to go on from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save; within a validation nothing is, since half of it cannot be taken up again."""
+        if isinstance(exception, SIGTERMException) and trainer.training:
+            trainer.save_checkpoint(self.path)
 
 
 def some(items: list[str], most: int = 5) -> str:

@@ -53,7 +53,7 @@ examples
   segfocal check --data.root my_data
 
 exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 loss not finite, 6 memory or disk,
-130 interrupted;
+130 interrupted, 143 terminated;
 SEGFOCAL_TRACEBACK=1 in the environment shows where an error came from
 """
 
@@ -146,6 +146,7 @@ def _interruptible() -> Iterator[None]:
 def _fit(configuration: "Configuration", options: list[str]) -> None:
     from pytorch_lightning.callbacks import ModelCheckpoint
 
+    from segfocal.checkpoints import SaveOnTermination
     from segfocal.mistakes import ConfigError
     from segfocal.task import NonFiniteLossError
 
@@ -156,25 +157,27 @@ def _fit(configuration: "Configuration", options: list[str]) -> None:
     best = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", enable_version_counter=False)
     # Not tied to a score: what was trained is kept even if no validation ever takes place.
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    trainer = configuration.build_trainer(run, [] if config.trainer.enable_checkpointing is False else [best, last])
+    ending = SaveOnTermination(run / "checkpoints" / "last.ckpt")
+    kept = [] if config.trainer.enable_checkpointing is False else [best, last, ending]
+    trainer = configuration.build_trainer(run, kept)
     size = sum(parameter.numel() for parameter in task.net.parameters()) / 1e6
     print(f"training: {len(task.class_names)} classes, {size:.2f} M parameters; {run}", flush=True)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
-        finished = Path(last.best_model_path).is_file()
-        print(f"run: {run}; " + (f"--ckpt_path {run} goes on from it" if finished else "no epoch was finished"))
+        saved = ending.path.is_file()
+        print(f"run: {run}; " + (f"--ckpt_path {run} goes on from it" if saved else "no epoch was finished"))
         raise
     except NonFiniteLossError as error:
         (run / "non_finite_batch.txt").write_text("".join(f"{name}\n" for name in error.names), encoding="utf-8")
         raise
     if trainer.global_step == started:
         raise ConfigError(f"Nothing was trained. Look at trainer.max_epochs, max_steps and limit_train_batches; {run}.")
-    if kept := best.best_model_path or last.best_model_path:
-        _load(configuration, Path(kept))
+    if chosen := best.best_model_path or last.best_model_path:
+        _load(configuration, Path(chosen))
         task.scores.clear()
         trainer.validate(task, datamodule=data, verbose=False)
-        _report(configuration, run, "fit", "val", kept)
+        _report(configuration, run, "fit", "val", chosen)
     print(f"run: {run}")
 
 
@@ -213,6 +216,7 @@ def _check(options: list[str]) -> int:
 def _resume(configuration: "Configuration") -> tuple[Path, int]:
     """The checkpoint to go on from, and its step."""
     from segfocal.checkpoints import CheckpointError, load_checkpoint
+    from segfocal.data.loading import LabelledImages
     from segfocal.mistakes import ConfigError
     from segfocal.runs import find_checkpoint
 
@@ -222,10 +226,14 @@ def _resume(configuration: "Configuration") -> tuple[Path, int]:
     if not {"epoch", "global_step", "optimizer_states", "loops"} <= checkpoint.keys():
         raise CheckpointError(f"{path} holds weights only, no state of training. Resume from a last.ckpt or best.ckpt.")
     _load(configuration, path)
-    done, planned = checkpoint["epoch"] + 1, config.trainer.max_epochs
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    done, planned = checkpoint["epoch"] + int(batches["is_last_batch"]), config.trainer.max_epochs
     if planned is not None and 0 <= planned <= done:
         raise ConfigError(f"{path} has {done} epochs behind it, trainer.max_epochs is {planned}. Raise it to go on.")
-    print(f"resumed: {path}, after epoch {done}")
+    within = "" if batches["is_last_batch"] else f" and {batches['current']['ready']} batches"
+    if isinstance(configuration.datamodule, LabelledImages):  # which goes on with the next batch
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
+    print(f"resumed: {path}, after epoch {done}{within}")
     return path, int(checkpoint["global_step"])
 
 
@@ -344,6 +352,7 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
     if "torchvision::" in message:  # before the imports below, which fail in the same way
         return 2, f"torch and torchvision do not fit together ({message}). Install both from the same place, at once."
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from segfocal.checkpoints import CheckpointError
     from segfocal.data import DataError
@@ -359,10 +368,16 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
             return 4, message
         case NonFiniteLossError():
             return 5, message
+        case SIGTERMException():
+            return 143, "terminated."
         case KeyboardInterrupt() | SystemExit(__context__=KeyboardInterrupt()):  # Lightning exits on an interrupt
             return 130, "interrupted."
         case OSError() if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT):
             return 6, f"{message}. Free some space, or write elsewhere with --runs FOLDER."
+    if "DataLoader worker" in message and "Terminated" in message:  # the signal reached the workers first
+        return 143, "terminated."
+    if "DataLoader worker" in message and "killed" in message:
+        return 6, "a worker that reads the data was killed, mostly for want of memory. Lower data.num_workers."
     if isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message:
         return (
             6,

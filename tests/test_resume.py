@@ -1,5 +1,7 @@
 """A fit that is killed and resumed ends in the same bits as one that is not."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -19,10 +21,10 @@ class Net(nn.Sequential):
         layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.3)
         super().__init__(*layers, nn.Conv2d(8, classes, 1))
 
-class Killed(Callback):
+class Ended(Callback):
     def on_train_batch_start(self, trainer, task, batch, index):
         if (trainer.current_epoch, index) == (2, 3):
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), int(os.environ["ENDED_BY"]))
 """
 CONFIG = """
 trainer: {max_epochs: 4, accelerator: cpu, enable_progress_bar: false}
@@ -63,16 +65,35 @@ def weights(run):
     return checkpoint["state_dict"], checkpoint["optimizer_states"]
 
 
-@pytest.mark.filterwarnings("ignore:os.fork")
+def ended_by(number, tmp_path):
+    """A fit that a signal ends within the third epoch."""
+    words = ["fit", "--config", "c.yaml", "--name", "ended", "--trainer.callbacks", "killable_nets.Ended"]
+    environment = os.environ | {"ENDED_BY": str(int(number))}
+    command = [sys.executable, "-m", "segfocal", *words]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+def ends_in_the_same_bits(run):
+    (want, want_state), (got, got_state) = weights("whole/000"), weights(run)
+    assert want.keys() == got.keys()
+    assert all(torch.equal(want[key], got[key]) for key in want)
+    torch.testing.assert_close(got_state, want_state, rtol=0, atol=0)
+
+
 def test_a_killed_fit_goes_on_in_the_same_bits(fit, tmp_path):
     assert fit("whole") == 0
-    words = ["fit", "--config", "c.yaml", "--name", "killed", "--trainer.callbacks", "killable_nets.Killed"]
-    killed = subprocess.run([sys.executable, "-m", "segfocal", *words], cwd=tmp_path, capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr
+    assert ended_by(signal.SIGKILL, tmp_path).returncode == -9
     torch.rand(7)  # what else has been drawn must not matter
-    for kind, run in (("last", "killed/001"), ("best", "killed/002")):
-        assert fit("killed", "--ckpt_path", f"runs/killed/000/checkpoints/{kind}.ckpt") == 0
-        (want, want_state), (got, got_state) = weights("whole/000"), weights(run)
-        assert want.keys() == got.keys()
-        assert all(torch.equal(want[key], got[key]) for key in want)
-        torch.testing.assert_close(got_state, want_state, rtol=0, atol=0)
+    for kind, run in (("last", "ended/001"), ("best", "ended/002")):
+        assert fit("ended", "--ckpt_path", f"runs/ended/000/checkpoints/{kind}.ckpt") == 0
+        ends_in_the_same_bits(run)
+
+
+def test_a_terminated_fit_saves_and_goes_on_with_the_next_batch(fit, tmp_path, capsys):
+    assert fit("whole") == 0
+    ended = ended_by(signal.SIGTERM, tmp_path)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (143, "segfocal fit: terminated.")
+    assert "--ckpt_path runs/ended/000 goes on from it" in ended.stdout
+    assert fit("ended", "--ckpt_path", "last") == 0
+    assert "after epoch 2 and 4 batches" in capsys.readouterr().out
+    ends_in_the_same_bits("ended/001")

@@ -59,7 +59,7 @@ class LabelledImages(LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.datasets: dict[str, SegmentationDataset] = {}
-        self._epoch = 0
+        self._epoch, self._batches = 0, 0
         self._sampler: SeededSampler | None = None
 
     @property
@@ -87,16 +87,22 @@ class LabelledImages(LightningDataModule):
         loader = make_loader(self.datasets["train"], self.batch_size, self.num_workers)
         assert isinstance(loader.sampler, SeededSampler), "the data set is one to train on"
         loader.sampler.set_epoch(self._epoch)
+        loader.sampler.skip = self._batches * self.batch_size
         self._sampler = loader.sampler
         return loader
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch that comes next, for checkpoints."""
-        return {"epoch": self._epoch if self._sampler is None else self._sampler.epoch}
+        """For checkpoints: the epoch to go on with, and how many of its batches the net has seen."""
+        if self._sampler is None or self.trainer is None:
+            return {"epoch": self._epoch, "batches": self._batches}
+        seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if 0 < seen < self.trainer.num_training_batches:
+            return {"epoch": self._sampler.epoch - 1, "batches": seen}
+        return {"epoch": self._sampler.epoch, "batches": 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on with this epoch's order: a resumed trainer asks for batches before it says which epoch it is in."""
-        self._epoch = state["epoch"]
+        """Go on from there: a resumed trainer asks for batches before it says which epoch it is in."""
+        self._epoch, self._batches = state["epoch"], state["batches"]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches in order: image (B, 3, H, W) uint8, mask (B, H0, W0) at its own resolution, name."""
@@ -131,13 +137,15 @@ def collate(items: list[Batch]) -> Batch:
 class SeededSampler(Sampler[tuple[int, int]]):
     """Shuffled indices, each with the seed of its random numbers, drawn in the main process.
 
-    The order and seeds depend on `seed` and the epoch alone, so any number of workers gives the same batches.
+    The order and seeds depend on `seed` and the epoch alone, so any number of workers gives the same batches. The first
+    `skip` indices of the next round are left out.
     """
 
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
         self.seed = seed
         self.epoch = 0
+        self.skip = 0
 
     def __len__(self) -> int:
         return self.count
@@ -147,7 +155,9 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch += 1
         order = random.permutation(self.count).tolist()
         seeds = random.integers(2**32, size=self.count).tolist()
-        return iter(list(zip(order, seeds, strict=True)))
+        left = list(zip(order, seeds, strict=True))[self.skip :]
+        self.skip = 0
+        return iter(left)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the order of this epoch; the trainer calls it, a plain loop need not."""
