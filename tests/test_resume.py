@@ -23,7 +23,7 @@ class Net(nn.Sequential):
 
 class Ended(Callback):
     def on_train_batch_start(self, trainer, task, batch, index):
-        if (trainer.current_epoch, index) == (2, 3):
+        if f"{trainer.current_epoch}.{index}" == os.environ.get("ENDED_AT"):
             os.kill(os.getpid(), int(os.environ["ENDED_BY"]))
 """
 CONFIG = """
@@ -65,10 +65,10 @@ def weights(run):
     return checkpoint["state_dict"], checkpoint["optimizer_states"]
 
 
-def ended_by(number, tmp_path):
-    """A fit that a signal ends within the third epoch."""
-    words = ["fit", "--config", "c.yaml", "--name", "ended", "--trainer.callbacks", "killable_nets.Ended"]
-    environment = os.environ | {"ENDED_BY": str(int(number))}
+def ended_by(number, tmp_path, at, *more):
+    """A fit that a signal ends at the beginning of a batch, "epoch.batch"."""
+    words = ["fit", "--config", "c.yaml", "--name", "ended", "--trainer.callbacks", "killable_nets.Ended", *more]
+    environment = os.environ | {"ENDED_BY": str(int(number)), "ENDED_AT": at}
     command = [sys.executable, "-m", "segfocal", *words]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
@@ -82,7 +82,7 @@ def ends_in_the_same_bits(run):
 
 def test_a_killed_fit_goes_on_in_the_same_bits(fit, tmp_path):
     assert fit("whole") == 0
-    assert ended_by(signal.SIGKILL, tmp_path).returncode == -9
+    assert ended_by(signal.SIGKILL, tmp_path, "2.3").returncode == -9
     torch.rand(7)  # what else has been drawn must not matter
     for kind, run in (("last", "ended/001"), ("best", "ended/002")):
         assert fit("ended", "--ckpt_path", f"runs/ended/000/checkpoints/{kind}.ckpt") == 0
@@ -91,9 +91,19 @@ def test_a_killed_fit_goes_on_in_the_same_bits(fit, tmp_path):
 
 def test_a_terminated_fit_saves_and_goes_on_with_the_next_batch(fit, tmp_path, capsys):
     assert fit("whole") == 0
-    ended = ended_by(signal.SIGTERM, tmp_path)
+    ended = ended_by(signal.SIGTERM, tmp_path, "2.3")
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (143, "segfocal fit: terminated.")
     assert "--ckpt_path runs/ended/000 goes on from it" in ended.stdout
     assert fit("ended", "--ckpt_path", "last") == 0
     assert "after epoch 2 and 4 batches" in capsys.readouterr().out
     ends_in_the_same_bits("ended/001")
+
+
+def test_a_fit_that_is_ended_again_and_again(fit, tmp_path):
+    assert fit("whole") == 0
+    assert ended_by(signal.SIGKILL, tmp_path, "1.0").returncode == -9
+    assert ended_by(signal.SIGTERM, tmp_path, "1.4", "--ckpt_path", "last").returncode == 143
+    assert ended_by(signal.SIGTERM, tmp_path, "2.0", "--ckpt_path", "last").returncode == 143
+    assert ended_by(signal.SIGKILL, tmp_path, "3.5", "--ckpt_path", "last").returncode == -9
+    assert fit("ended", "--ckpt_path", "last") == 0
+    ends_in_the_same_bits("ended/004")

@@ -97,8 +97,8 @@ class LabelledImages(LightningDataModule):
             return {"epoch": self._epoch, "batches": self._batches}
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if 0 < seen < self.trainer.num_training_batches:
-            return {"epoch": self._sampler.epoch - 1, "batches": seen}
-        return {"epoch": self._sampler.epoch, "batches": 0}
+            return {"epoch": self._sampler.drawn, "batches": seen}
+        return {"epoch": self._sampler.drawn + 1, "batches": 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there: a resumed trainer asks for batches before it says which epoch it is in."""
@@ -144,7 +144,8 @@ class SeededSampler(Sampler[tuple[int, int]]):
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
         self.seed = seed
-        self.epoch = 0
+        self.epoch = 0  # of the order to be drawn next
+        self.drawn = -1  # of the order drawn last
         self.skip = 0
 
     def __len__(self) -> int:
@@ -152,6 +153,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         random = np.random.default_rng([self.seed, self.epoch])
+        self.drawn = self.epoch
         self.epoch += 1
         order = random.permutation(self.count).tolist()
         seeds = random.integers(2**32, size=self.count).tolist()
