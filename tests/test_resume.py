@@ -47,14 +47,29 @@ data:
 
 
 @pytest.fixture(params=[0, 2], ids=["no workers", "two workers"])
-def fit(request, tmp_path, monkeypatch):
-    """Runs `segfocal fit` in a folder of its own."""
+def words(request, tmp_path, monkeypatch):
+    """A fit, typed in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "killable_nets.py").write_text(NETS)
     (tmp_path / "c.yaml").write_text(CONFIG)
+    return ["fit", "--config", "c.yaml", f"--data.num_workers={request.param}"]
 
-    def run(name, *words):
-        return main(["fit", "--config", "c.yaml", "--name", name, f"--data.num_workers={request.param}", *words])
+
+@pytest.fixture
+def fit(words):
+    """Runs it to its end."""
+    return lambda name, *more: main([*words, "--name", name, *more])
+
+
+@pytest.fixture
+def ended_by(words):
+    """Runs it in a process that a signal ends at the beginning of a batch, "epoch.batch"."""
+
+    def run(number, at, *more):
+        environment = os.environ | {"ENDED_BY": str(int(number)), "ENDED_AT": at}
+        callback = ["--name", "ended", "--trainer.callbacks", "killable_nets.Ended"]
+        command = [sys.executable, "-m", "segfocal", *words, *callback, *more]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     return run
 
@@ -65,14 +80,6 @@ def weights(run):
     return checkpoint["state_dict"], checkpoint["optimizer_states"]
 
 
-def ended_by(number, tmp_path, at, *more):
-    """A fit that a signal ends at the beginning of a batch, "epoch.batch"."""
-    words = ["fit", "--config", "c.yaml", "--name", "ended", "--trainer.callbacks", "killable_nets.Ended", *more]
-    environment = os.environ | {"ENDED_BY": str(int(number)), "ENDED_AT": at}
-    command = [sys.executable, "-m", "segfocal", *words]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-
 def ends_in_the_same_bits(run):
     (want, want_state), (got, got_state) = weights("whole/000"), weights(run)
     assert want.keys() == got.keys()
@@ -80,18 +87,18 @@ def ends_in_the_same_bits(run):
     torch.testing.assert_close(got_state, want_state, rtol=0, atol=0)
 
 
-def test_a_killed_fit_goes_on_in_the_same_bits(fit, tmp_path):
+def test_a_killed_fit_goes_on_in_the_same_bits(fit, ended_by):
     assert fit("whole") == 0
-    assert ended_by(signal.SIGKILL, tmp_path, "2.3").returncode == -9
+    assert ended_by(signal.SIGKILL, "2.3").returncode == -9
     torch.rand(7)  # what else has been drawn must not matter
     for kind, run in (("last", "ended/001"), ("best", "ended/002")):
         assert fit("ended", "--ckpt_path", f"runs/ended/000/checkpoints/{kind}.ckpt") == 0
         ends_in_the_same_bits(run)
 
 
-def test_a_terminated_fit_saves_and_goes_on_with_the_next_batch(fit, tmp_path, capsys):
+def test_a_terminated_fit_saves_and_goes_on_with_the_next_batch(fit, ended_by, capsys):
     assert fit("whole") == 0
-    ended = ended_by(signal.SIGTERM, tmp_path, "2.3")
+    ended = ended_by(signal.SIGTERM, "2.3")
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (143, "segfocal fit: terminated.")
     assert "--ckpt_path runs/ended/000 goes on from it" in ended.stdout
     assert fit("ended", "--ckpt_path", "last") == 0
@@ -99,11 +106,11 @@ def test_a_terminated_fit_saves_and_goes_on_with_the_next_batch(fit, tmp_path, c
     ends_in_the_same_bits("ended/001")
 
 
-def test_a_fit_that_is_ended_again_and_again(fit, tmp_path):
+def test_a_fit_that_is_ended_again_and_again(fit, ended_by):
     assert fit("whole") == 0
-    assert ended_by(signal.SIGKILL, tmp_path, "1.0").returncode == -9
-    assert ended_by(signal.SIGTERM, tmp_path, "1.4", "--ckpt_path", "last").returncode == 143
-    assert ended_by(signal.SIGTERM, tmp_path, "2.0", "--ckpt_path", "last").returncode == 143
-    assert ended_by(signal.SIGKILL, tmp_path, "3.5", "--ckpt_path", "last").returncode == -9
+    assert ended_by(signal.SIGKILL, "1.0").returncode == -9
+    assert ended_by(signal.SIGTERM, "1.4", "--ckpt_path", "last").returncode == 143
+    assert ended_by(signal.SIGTERM, "2.0", "--ckpt_path", "last").returncode == 143
+    assert ended_by(signal.SIGKILL, "3.5", "--ckpt_path", "last").returncode == -9
     assert fit("ended", "--ckpt_path", "last") == 0
     ends_in_the_same_bits("ended/004")
