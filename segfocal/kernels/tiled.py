@@ -118,6 +118,13 @@ def _plane(tensor: Tensor, step: int) -> Plane:
     return Plane(_memory(tensor), tensor.stride(1), step)
 
 
+def _readable(target: Tensor, dense: bool, dtype: torch.dtype) -> Tensor:
+    """In one of the few dtypes that are compiled for; indices, small beside the logits, are put in order too."""
+    if dense:
+        return _solid(target if target.dtype in (torch.bool, torch.uint8, torch.float32) else target.to(dtype))
+    return (target if target.dtype in (torch.uint8, torch.int64) else target.long()).contiguous()
+
+
 def _prepare(
     logits: Tensor,
     target: Tensor,
@@ -129,12 +136,7 @@ def _prepare(
     """What the kernels read, the table of strips, and where the gradient goes."""
     dtype, dense, logits = _wide(logits), target.ndim == logits.ndim, _solid(logits)
     result = logits if gradient is None else gradient  # without one its places in the table are not used
-    # Every dtype costs a compilation, so the rare ones are converted. Indices and weights, small beside the logits, are
-    # put in order too.
-    if dense:
-        target = _solid(target if target.dtype in (torch.bool, torch.uint8, torch.float32) else target.to(dtype))
-    else:
-        target = (target if target.dtype in (torch.uint8, torch.int64) else target.long()).contiguous()
+    target = _readable(target, dense, dtype)
     empty = torch.empty(0, dtype=dtype)
     weight = empty if weight is None else weight.to(dtype).contiguous()
     gammas = empty if gammas is None else gammas.to(dtype).contiguous()
