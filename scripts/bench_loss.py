@@ -257,8 +257,7 @@ def shape_of(classes: int, elements: int | None) -> tuple[int, ...]:
     return (max(1, elements // (classes * height * height)), classes, height, height)
 
 
-def main() -> None:
-    """Measure every problem, print the tables last."""
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--classes", type=int, nargs="+", default=CLASSES)
@@ -267,7 +266,12 @@ def main() -> None:
     parser.add_argument("--elements", type=int, help="of the logits, about (default: 2^26 on CUDA, 2^23 on CPU)")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each contender")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure every problem, print the tables last."""
+    arguments = parse_arguments()
     warnings.filterwarnings("ignore")  # the contenders' own
     device = arguments.device
     elements = arguments.elements or (2**26 if device == "cuda" else None)

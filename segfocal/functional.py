@@ -67,16 +67,9 @@ def softmax_focal_loss(
         tensor([0.2231, 0.6931])
     """
     options = LossOptions(
-        part="focal",
-        activation="softmax",
-        gamma=gamma,
-        alpha=alpha,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        sync_dist=sync_dist,
-        backend=backend,
-    )
+        part="focal", activation="softmax", gamma=gamma, alpha=alpha, ignore_index=ignore_index,
+        label_smoothing=label_smoothing, reduction=reduction, sync_dist=sync_dist, backend=backend,
+    )  # fmt: skip
     return loss_parts(logits, target, weight, options)["total"]
 
 
@@ -225,20 +218,10 @@ def tversky_loss(
         tensor(0.5000)
     """
     options = LossOptions(
-        part="tversky",
-        activation=activation,
-        fp_weight=fp_weight,
-        fn_weight=fn_weight,
-        exponent=exponent,
-        ignore_index=ignore_index,
-        smooth=smooth,
-        per_image=per_image,
-        log=log,
-        absent=absent,
-        classes=classes,
-        sync_dist=sync_dist,
-        backend=backend,
-    )
+        part="tversky", activation=activation, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent,
+        ignore_index=ignore_index, smooth=smooth, per_image=per_image, log=log, absent=absent, classes=classes,
+        sync_dist=sync_dist, backend=backend,
+    )  # fmt: skip
     return loss_parts(logits, target, weight, options)["total"]
 
 
@@ -273,24 +256,11 @@ def focal_dice_loss(
         True
     """
     options = LossOptions(
-        part="focal_dice",
-        activation=activation,
-        focal_weight=focal_weight,
-        dice_weight=dice_weight,
-        gamma=gamma,
-        alpha=alpha,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        smooth=smooth,
-        per_image=per_image,
-        squared=squared,
-        log=log,
-        absent=absent,
-        classes=classes,
-        sync_dist=sync_dist,
+        part="focal_dice", activation=activation, focal_weight=focal_weight, dice_weight=dice_weight, gamma=gamma,
+        alpha=alpha, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction, smooth=smooth,
+        per_image=per_image, squared=squared, log=log, absent=absent, classes=classes, sync_dist=sync_dist,
         backend=backend,
-    )
+    )  # fmt: skip
     return loss_parts(logits, target, weight, options)["total"]
 
 
@@ -319,26 +289,18 @@ def pixel_sums(
         tensor([[31.5000, 31.5000]])
     """
     LossOptions(
-        activation=activation,
-        gamma=gamma,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        squared=squared,
-        backend=backend,
-    )
+        activation=activation, gamma=gamma, ignore_index=ignore_index, label_smoothing=label_smoothing,
+        squared=squared, backend=backend,
+    )  # fmt: skip
     check_tensors(logits, target, weight, activation, ignore_index)
     backend_pixel_sums = _backend(backend, logits, gamma)
     with torch.autocast(logits.device.type, enabled=False):
         sums = backend_pixel_sums(
             logits,
             target,
-            activation=activation,
-            gamma=_gamma(gamma, logits),
-            ignore_index=ignore_index,
-            weight=weight,
-            label_smoothing=label_smoothing,
-            squared=squared,
-        )
+            activation=activation, gamma=_gamma(gamma, logits), ignore_index=ignore_index, weight=weight,
+            label_smoothing=label_smoothing, squared=squared,
+        )  # fmt: skip
     if visible(target) and bool(sums.valid.isnan().any()):  # how a backend reports an illegal label
         check_values(target, logits.shape, ignore_index)
     return sums
@@ -428,16 +390,10 @@ def loss_parts(logits: Tensor, target: Tensor, weight: Tensor | None, options: L
     if options.reduction == "none":
         return {"total": _focal_map(logits, target, weight, options)}
     sums = pixel_sums(
-        logits,
-        target,
-        activation=options.activation,
-        gamma=options.gamma if options.part in ("focal", "focal_dice") else 0.0,
-        ignore_index=options.ignore_index,
-        weight=weight,
-        label_smoothing=options.label_smoothing,
-        squared=options.squared,
-        backend=options.backend,
-    )
+        logits, target, activation=options.activation,
+        gamma=options.gamma if options.part in ("focal", "focal_dice") else 0.0, ignore_index=options.ignore_index,
+        weight=weight, label_smoothing=options.label_smoothing, squared=options.squared, backend=options.backend,
+    )  # fmt: skip
     fields = _all_reduce(torch.stack([f.sum(0) for f in sums if f is not None]), options.sync_dist)  # (fields, C)
     batch = PixelSums(*fields)
     parts: dict[str, Tensor] = {}
