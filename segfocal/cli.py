@@ -7,7 +7,6 @@ import contextlib
 import errno
 import io
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -15,10 +14,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from segfocal.configuration import Configuration
 
 COMMANDS = ("fit", "validate", "test", "predict", "check")
 HELP = """\
@@ -104,7 +99,7 @@ def _run(command: str, options: list[str]) -> int:
     # with two fits on two cores). OpenMP reads it when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _interruptible():
-        from segfocal.configuration import Configuration, template
+        from segfocal.configuration import template
     _quiet()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that a class_path may name a file of the current folder
@@ -117,16 +112,23 @@ def _run(command: str, options: list[str]) -> int:
     if "--print_config" in options:
         print(template([word for word in options if word != "--print_config"]), end="")
         return 0
-    if command == "check":
-        return _check(options)
-    options = _with_config_of_run(command, options)
-    configuration = Configuration(command, options)
-    if command == "fit":
-        _fit(configuration, options)
-    elif command == "predict":
-        _predict(configuration, options)
-    else:
-        _evaluate(configuration, options, command)
+    match command:
+        case "fit":
+            from segfocal.commands.fit import fit
+
+            fit(options)
+        case "validate" | "test":
+            from segfocal.commands.score import evaluate
+
+            evaluate(command, options)
+        case "predict":
+            from segfocal.commands.score import predict
+
+            predict(options)
+        case _:
+            from segfocal.commands.look import check
+
+            return check(options)
     return 0
 
 
@@ -141,193 +143,6 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, usual)
-
-
-def _fit(configuration: "Configuration", options: list[str]) -> None:
-    from pytorch_lightning.callbacks import ModelCheckpoint
-
-    from segfocal.checkpoints import SaveOnTermination
-    from segfocal.mistakes import ConfigError
-    from segfocal.task import NonFiniteLossError
-
-    config, task, data = configuration.config, configuration.model, configuration.datamodule
-    resumed, started = (None, 0) if config.ckpt_path is None else _resume(configuration)
-    data.setup("fit")
-    run = _start_run(configuration, options, "fit", resumed)
-    best = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", enable_version_counter=False)
-    # Not tied to a score: what was trained is kept even if no validation ever takes place.
-    last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    ending = SaveOnTermination(run / "checkpoints" / "last.ckpt")
-    kept = [] if config.trainer.enable_checkpointing is False else [best, last, ending]
-    trainer = configuration.build_trainer(run, kept)
-    size = sum(parameter.numel() for parameter in task.net.parameters()) / 1e6
-    print(f"training: {len(task.class_names)} classes, {size:.2f} M parameters; {run}", flush=True)
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        saved = ending.path.is_file()
-        print(f"run: {run}; " + (f"--ckpt_path {run} goes on from it" if saved else "no epoch was finished"))
-        raise
-    except NonFiniteLossError as error:
-        (run / "non_finite_batch.txt").write_text("".join(f"{name}\n" for name in error.names), encoding="utf-8")
-        raise
-    if trainer.global_step == started:
-        raise ConfigError(f"Nothing was trained. Look at trainer.max_epochs, max_steps and limit_train_batches; {run}.")
-    if chosen := best.best_model_path or last.best_model_path:
-        _load(configuration, Path(chosen))
-        task.scores.clear()
-        trainer.validate(task, datamodule=data, verbose=False)
-        _report(configuration, run, "fit", "val", chosen)
-    print(f"run: {run}")
-
-
-def _check(options: list[str]) -> int:
-    """Inspect the data; 3 if something is wrong with it."""
-    import argparse
-    import json
-    import time
-
-    from segfocal.configuration import NET_AND_LOSS, Configuration, config_files
-    from segfocal.mistakes import ConfigError
-
-    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    words.add_argument("--json")
-    known, options = words.parse_known_args(options)
-    if not config_files(options):
-        options = [
-            *NET_AND_LOSS,
-            *([] if "--data" in options else ["--data=segfocal.SegmentationDataModule"]),
-            *options,
-        ]
-    data = Configuration("check", options, build="data").datamodule
-    if not hasattr(data, "inspect"):
-        raise ConfigError(f"check looks at images and masks in files, which {type(data).__name__} has not.")
-    start = time.monotonic()
-    found = data.inspect()
-    print(found.text())
-    seconds, images = time.monotonic() - start, sum(found.images.values())
-    print(f"{found.count or 'no'} fault{'' if found.count == 1 else 's'} in {images} images of {found.where}", end="")
-    print(f"; {seconds:.1f} s, {images / seconds:.0f} images/s")
-    if known.json is not None:
-        Path(known.json).write_text(json.dumps(vars(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 3 if found.count else 0
-
-
-def _resume(configuration: "Configuration") -> tuple[Path, int]:
-    """The checkpoint to go on from, and its step."""
-    from segfocal.checkpoints import CheckpointError, load_checkpoint
-    from segfocal.data.loading import LabelledImages
-    from segfocal.mistakes import ConfigError
-    from segfocal.runs import find_checkpoint
-
-    config = configuration.config
-    path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "last")
-    checkpoint = load_checkpoint(path)
-    if not {"epoch", "global_step", "optimizer_states", "loops"} <= checkpoint.keys():
-        raise CheckpointError(f"{path} holds weights only, no state of training. Resume from a last.ckpt or best.ckpt.")
-    _load(configuration, path)
-    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    done, planned = checkpoint["epoch"] + int(batches["is_last_batch"]), config.trainer.max_epochs
-    if planned is not None and 0 <= planned <= done:
-        raise ConfigError(f"{path} has {done} epochs behind it, trainer.max_epochs is {planned}. Raise it to go on.")
-    within = "" if batches["is_last_batch"] else f" and {batches['current']['ready']} batches"
-    if isinstance(configuration.datamodule, LabelledImages):  # which goes on with the next batch
-        warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
-    print(f"resumed: {path}, after epoch {done}{within}")
-    return path, int(checkpoint["global_step"])
-
-
-def _evaluate(configuration: "Configuration", options: list[str], command: str) -> None:
-    checkpoint = _restore(configuration)
-    configuration.datamodule.setup(command)
-    run = _start_run(configuration, options, command, checkpoint)
-    trainer = configuration.build_trainer(run, [], logged=False)
-    score, split = (trainer.test, "test") if command == "test" else (trainer.validate, "val")
-    score(configuration.model, datamodule=configuration.datamodule, verbose=False)
-    _report(configuration, run, command, split, str(checkpoint))
-    print(f"run: {run}")
-
-
-def _predict(configuration: "Configuration", options: list[str]) -> None:
-    from segfocal.evaluation.pictures import PredictionWriter
-
-    task, data = configuration.model, configuration.datamodule
-    checkpoint = _restore(configuration)
-    data.setup("predict")
-    run = _start_run(configuration, options, "predict", checkpoint)
-    writer = PredictionWriter(run, task.class_names, getattr(data, "palette", []))
-    trainer = configuration.build_trainer(run, [writer], logged=False)
-    trainer.predict(task, datamodule=data, return_predictions=False)
-    print(f"{writer.count} images: masks in {run / 'masks'}, overlays in {run / 'overlays'}")
-
-
-def _restore(configuration: "Configuration") -> Path:
-    """Load the weights that --ckpt_path means, and return the checkpoint's path."""
-    from segfocal.runs import find_checkpoint
-
-    config = configuration.config
-    path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "best")
-    _load(configuration, path)
-    print(f"checkpoint: {path}")
-    return path
-
-
-def _load(configuration: "Configuration", path: Path) -> None:
-    """Load a checkpoint's weights into the net, and say which options it was trained with that are others now."""
-    from segfocal.checkpoints import load_checkpoint, net_state
-
-    task, checkpoint = configuration.model, load_checkpoint(path)
-    task.net.load_state_dict(net_state(checkpoint, path, task.net, task.class_names))
-    saved = checkpoint["hyper_parameters"]
-    for name in sorted(saved.keys() & task.hparams.keys()):
-        if saved[name] != task.hparams[name]:
-            print(f"model.{name}: {task.hparams[name]} as configured now, {saved[name]} in the checkpoint")
-
-
-def _with_config_of_run(command: str, options: list[str]) -> list[str]:
-    """Without --config, a checkpoint's run says how its net was built: take that run's config.yaml."""
-    import argparse
-
-    from segfocal.configuration import config_files
-    from segfocal.runs import find_checkpoint, run_of
-
-    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--ckpt_path", "--name", "--runs"):
-        words.add_argument(option)
-    known, _ = words.parse_known_args(options)
-    if config_files(options) or known.ckpt_path is None:
-        return options
-    runs = Path(known.runs or "runs")
-    run = run_of(find_checkpoint(known.ckpt_path, runs, known.name, "last" if command == "fit" else "best"))
-    return options if run is None else ["--config", str(run / "config.yaml"), *options]
-
-
-def _start_run(configuration: "Configuration", options: list[str], command: str, checkpoint: Path | None) -> Path:
-    from segfocal import __version__
-    from segfocal.runs import new_run
-
-    run = new_run(Path(configuration.config.runs), configuration.config.name, command)
-    head = [f"segfocal {__version__}", f"segfocal {command} {shlex.join(options)}"]
-    head += [f"from {checkpoint}"] if checkpoint else []
-    (run / "config.yaml").write_text("".join(f"# {line}\n" for line in head) + configuration.yaml(), encoding="utf-8")
-    return run
-
-
-def _report(configuration: "Configuration", run: Path, command: str, split: str, checkpoint: str) -> None:
-    from rich.console import Console
-
-    from segfocal import __version__
-    from segfocal.evaluation.report import table, write
-
-    scores = configuration.model.scores.get(split)
-    if scores is None:
-        print(f"{split} was not scored: no batch of it was asked for (trainer.limit_{split}_batches).")
-        return
-    console = Console()
-    console.print()
-    console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}", bars=console.width >= 78))
-    write(scores, run, {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint})
-    print(f"scores: {run / 'metrics.json'}, {run / 'per_class.csv'}")
 
 
 def _quiet() -> None:

@@ -1,0 +1,38 @@
+"""`segfocal check`: what looks at the data alone."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from pytorch_lightning import LightningDataModule
+
+from segfocal.configuration import NET_AND_LOSS, Configuration, config_files
+from segfocal.mistakes import ConfigError
+
+
+def check(options: list[str]) -> int:
+    """Inspect the data; 3 if something is wrong with it."""
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("--json")
+    known, options = words.parse_known_args(options)
+    data = data_module("check", options)
+    if not hasattr(data, "inspect"):
+        raise ConfigError(f"check looks at images and masks in files, which {type(data).__name__} has not.")
+    start = time.monotonic()
+    found = data.inspect()
+    print(found.text())
+    seconds, images = time.monotonic() - start, sum(found.images.values())
+    print(f"{found.count or 'no'} fault{'' if found.count == 1 else 's'} in {images} images of {found.where}", end="")
+    print(f"; {seconds:.1f} s, {images / seconds:.0f} images/s")
+    if known.json is not None:
+        Path(known.json).write_text(json.dumps(vars(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 3 if found.count else 0
+
+
+def data_module(command: str, options: list[str]) -> LightningDataModule:
+    """The data that the options describe; they need not say anything of the net and the loss."""
+    if not config_files(options):
+        kind = [] if "--data" in options else ["--data=segfocal.SegmentationDataModule"]
+        options = [*NET_AND_LOSS, *kind, *options]
+    return Configuration(command, options, build="data").datamodule
