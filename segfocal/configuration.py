@@ -118,10 +118,15 @@ class Configuration(LightningCLI):
         if names is None or ignore_index is None:
             kind = type(self.datamodule).__name__
             raise ConfigError(f"{kind} lacks class_names or ignore_index. Give your data module both as attributes.")
+        if getattr(self.datamodule, "multilabel", False) and self.config.model.activation != "sigmoid":
+            raise ConfigError("The masks are one per class, and classes may overlap. Set model.activation: sigmoid.")
         self._settle_alpha(list(names))
         model = self.config.model.clone()
-        count = len(names)
+        count, bands = len(names), getattr(self.datamodule, "in_channels", None)
         _share(model, "net", {"num_classes": count, "classes": count, "num_labels": count})
+        if bands is not None:
+            _share(model, "net", {"in_channels": bands, "in_chans": bands})
+            _settle_normalisation(model, bands)
         _share(model, "loss", {"ignore_index": ignore_index, "activation": model.activation})
         only_model = LightningArgumentParser(exit_on_error=False)
         only_model.add_class_arguments(
@@ -249,3 +254,14 @@ def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:
                 "It is written once: leave it out here."
             )
         arguments[name] = value
+
+
+def _settle_normalisation(model: Namespace, bands: int) -> None:
+    """Mean and standard deviation for another number of bands than ImageNet's three, unless they were given."""
+    default = inspect.signature(SegmentationTask).parameters
+    if bands == 3 or any(tuple(model[name]) != default[name].default for name in ("mean", "std")):
+        return
+    # Grey: ImageNet's, averaged. Others: the middle of the range; `segfocal stats` prints those of the data.
+    grey = {name: [round(sum(default[name].default) / 3, 3)] for name in ("mean", "std")}
+    chosen = grey if bands == 1 else {"mean": [0.5] * bands, "std": [0.25] * bands}
+    model.mean, model.std = chosen["mean"], chosen["std"]

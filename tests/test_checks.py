@@ -4,7 +4,7 @@ from PIL import Image
 
 from segfocal.data import checks
 from segfocal.data.datasets import FileSample
-from segfocal.data.masks import Labels
+from segfocal.data.labels import Labels
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import logging
 from pathlib import Path
 
+import albumentations
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -11,7 +12,7 @@ from pytorch_lightning.cli import LightningCLI
 
 import segfocal
 from segfocal.data import DataError, SegmentationDataModule
-from segfocal.data.shapes import write_tree
+from segfocal.data.shapes import CLASSES, write_tree
 
 CAMVID = Path(segfocal.__file__).parents[2] / "shared" / "data" / "camvid"
 CAMVID_CLASSES = [
@@ -73,7 +74,7 @@ def test_classes_come_from_the_file_or_the_argument(tree):
         ({"ignore_index": 5}, "`ignore_index` above the classes' labels 0..5"),
         ({"size": (0, 8)}, "`size`"),
         ({"size": (8,)}, "`size`"),
-        ({"layout": "voc"}, "`layout`"),
+        ({"layout": "coco"}, "`layout`"),
         ({"split_files": {"training": "a.txt"}}, "`split_files`"),
         ({"palette": [(0, 0, 300)] * 6}, "`palette`"),
         ({"classes": []}, "`classes`"),
@@ -163,7 +164,7 @@ def test_binary_masks_hold_0_and_1(tree, caplog):
     save(tree / "masks/val/0001.png", np.full((32, 48), 2))
     with pytest.raises(DataError, match=r"0001.png: labels must be 0..1"):
         module(tree).setup("fit")
-    with pytest.raises(DataError, match="divide the mask by 255"):
+    with pytest.raises(DataError, match=r"If 255 means the class, say so: `classes: \{NAME: 255\}`"):
         module(tree, ignore_index=7).setup("fit")
 
 
@@ -318,3 +319,107 @@ def test_camvid(split_files):
     assert batch["image"].shape == (2, 3, 90, 120)
     assert batch["mask"].shape == (2, 360, 480)
     assert batch["mask"].max() <= 11
+
+
+def as_planes(tree, form, value=1):
+    """Write the masks of a tree again, a file or a channel per class; classes are those but the background."""
+    for mask in sorted((tree / "masks").rglob("*.png")):
+        labels = np.array(Image.open(mask))
+        mask.unlink()
+        planes = np.stack([labels == label for label in range(1, 6)]).astype(np.uint8) * np.uint8(value)
+        if form == "channels":
+            np.save(mask.with_suffix(".npy"), planes)
+            continue
+        for name, plane in zip(CLASSES[1:], planes, strict=True):
+            (mask.parent / name).mkdir(exist_ok=True)
+            if plane.any() or name == "block":
+                save(mask.parent / name / mask.name, plane)
+    (tree / "classes.txt").write_text("\n".join(CLASSES[1:]) + "\n")
+
+
+@pytest.mark.parametrize("form", ["per_class", "channels"])
+@pytest.mark.parametrize("value", [1, 255])
+def test_overlapping_classes_from_files(tree, form, value):
+    plain = module(tree)
+    plain.setup("fit")
+    flat = {name: mask for b in plain.val_dataloader() for name, mask in zip(b["name"], b["mask"], strict=True)}
+    as_planes(tree, form, value)
+    if value == 255:
+        (tree / "classes.txt").unlink()
+    data = module(tree, masks=form, classes=None if value == 1 else dict.fromkeys(CLASSES[1:], 255))
+    data.setup("fit")
+    assert data.multilabel
+    for batch in data.val_dataloader():
+        for name, mask in zip(batch["name"], batch["mask"], strict=True):
+            assert torch.equal(mask, torch.stack([flat[name] == label for label in range(1, 6)]).to(torch.uint8))
+    assert next(iter(data.train_dataloader()))["mask"].shape == (2, 5, 32, 48)
+    assert data.inspect().count == 0
+
+
+@pytest.mark.parametrize("form", ["per_class", "channels"])
+def test_a_stray_value_in_one_class_is_named(tree, form):
+    as_planes(tree, form)
+    if form == "channels":
+        planes = np.load(tree / "masks/val/0001.npy")
+        planes[3, 0, 0] = 9
+        np.save(tree / "masks/val/0001.npy", planes)
+    else:
+        save(tree / "masks/val/wire/0001.png", np.full((32, 48), 9))
+    with pytest.raises(DataError, match=r"masks/val/(wire/)?0001.\w+: labels must be 0..1 or 255 \(ignored\), got 9\."):
+        module(tree, masks=form).setup("fit")
+
+
+def test_masks_of_0_and_255_are_declared(tree):
+    (tree / "classes.txt").unlink()
+    for mask in (tree / "masks").rglob("*.png"):
+        save(mask, (np.array(Image.open(mask)) > 0) * 255)
+    with pytest.raises(DataError, match=r"no mask holds a single pixel of thing.*`classes: {thing: 255}`"):
+        module(tree, classes=["thing"], ignore_index=255).setup("fit")
+    data = module(tree, classes={"thing": 255})
+    data.setup("fit")
+    assert next(iter(data.train_dataloader()))["mask"].unique().tolist() == [0, 1]
+
+
+def test_colour_masks_by_their_colours(tree):
+    plain = module(tree)
+    plain.setup("fit")
+    want = next(iter(plain.val_dataloader()))["mask"]
+    (tree / "classes.txt").unlink()
+    colours = np.array([(0, 0, 0), (9, 8, 7), (7, 8, 9), (255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+    for mask in (tree / "masks").rglob("*.png"):
+        labels = np.array(Image.open(mask))
+        save(mask, np.where((labels < 6)[..., None], colours[labels % 6], np.uint8(200)))
+    classes = {name: [colour] for name, colour in zip(CLASSES, colours.tolist(), strict=True)}
+    data = module(tree, classes=classes, unlisted=[[200, 200, 200]])
+    data.setup("fit")
+    assert torch.equal(next(iter(data.val_dataloader()))["mask"], want)
+    assert data.palette == [tuple(colour) for colour in colours.tolist()]
+    with pytest.raises(DataError, match=r"got \[200, 200, 200\]\. List it there"):
+        module(tree, classes=classes).setup("fit")
+    with pytest.raises(DataError, match=r"If its colours are the labels, list them: `classes: {road"):
+        module(tree, classes=list(CLASSES)).setup("fit")
+
+
+@pytest.mark.parametrize(("count", "suffix"), [(1, "png"), (4, "png"), (6, "tif"), (2, "npy")])
+def test_images_of_other_bands_are_augmented_resized_and_batched(tree, count, suffix):
+    import tifffile
+
+    random = np.random.default_rng(0)
+    for image in (tree / "images").rglob("*.png"):
+        pixels = random.integers(0, 256, (32, 48, count), np.uint8)
+        image.unlink()
+        if suffix == "png":
+            Image.fromarray(pixels.squeeze()).save(image)
+        elif suffix == "tif":
+            tifffile.imwrite(image.with_suffix(".tif"), pixels, photometric="minisblack", planarconfig="contig")
+        else:
+            np.save(image.with_suffix(".npy"), pixels)
+    flip = albumentations.HorizontalFlip(p=1.0)
+    data = module(tree, in_channels=count, size=(16, 24), augment=[flip], num_workers=0)
+    for stage in ("fit", "predict"):
+        data.setup(stage)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.predict_dataloader()):
+        assert next(iter(loader))["image"].shape[1:] == (count, 16, 24)
+    assert data.inspect().count == 0
+    with pytest.raises(DataError, match=r"(has \d bands, expected 5|must be \(H, W, 5\))"):
+        module(tree, in_channels=5).setup("fit")

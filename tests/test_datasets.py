@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from segfocal.data import DataError
-from segfocal.data.datasets import FileSample, SegmentationDataset, read_image, read_size, resize_image, resize_mask
-from segfocal.data.masks import Labels
+from segfocal.data.datasets import FileSample, SegmentationDataset, resize_image, resize_mask
+from segfocal.data.labels import Labels
 from segfocal.data.transforms import AlbumentationsAugment
 
 
@@ -16,70 +16,6 @@ def colours():
     image = np.zeros((40, 60, 3), np.uint8)
     image[:20, :30], image[:20, 30:], image[20:, 30:] = (255, 0, 0), (0, 0, 255), (0, 255, 0)
     return image
-
-
-def close(a, b):
-    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 6
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp", "ppm"])
-def test_every_format_gives_rgb(tmp_path, colours, suffix):
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(colours).save(path)
-    image = read_image(path, "a")
-    assert image.dtype == np.uint8
-    assert close(image, colours)
-
-
-@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
-@pytest.mark.parametrize(("suffix", "mode"), [("jpg", "RGB"), ("png", "RGB"), ("tif", "RGB"), ("tif", "RGBA")])
-def test_exif_rotation_is_applied_and_the_header_agrees(tmp_path, colours, orientation, suffix, mode):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(colours).convert(mode).save(path, exif=exif)
-    image = read_image(path, "a")
-    upright = {2: colours[:, ::-1], 3: colours[::-1, ::-1], 6: np.rot90(colours, -1), 8: np.rot90(colours)}[orientation]
-    assert close(image, upright)
-    assert read_size(path, "a") == image.shape[:2]
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_every_mode_becomes_8_bit_rgb(tmp_path, mode, suffix):
-    grey = np.full((4, 6), 255 if mode == "1" else 153, np.uint8)
-    if mode == "I;16":
-        source = Image.fromarray(grey.astype(np.uint16) * 257)
-    else:
-        source = Image.fromarray(np.stack([grey] * 3, -1)).convert(mode)
-    if mode in ("LA", "RGBA"):
-        source.putalpha(3)
-    path = tmp_path / f"a.{suffix}"
-    try:
-        source.save(path)
-    except OSError:
-        pytest.skip(f"{suffix} has no {mode}")
-    assert close(read_image(path, "a"), np.stack([grey] * 3, -1))
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp", "jp2"])
-def test_a_truncated_image_is_refused(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
-    Image.fromarray(noise).save(path)
-    whole = path.read_bytes()
-    for share in (0.3, 0.9, 0.99):
-        path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(DataError, match=r"^train/a: is "):
-            read_image(path, "train/a")
-
-
-def test_floating_point_and_missing_images_are_refused(tmp_path):
-    Image.fromarray(np.ones((3, 3), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match="floating point"):
-        read_image(tmp_path / "a.tif", "a.tif")
-    with pytest.raises(DataError, match=r"b.tif: cannot be read"):
-        read_image(tmp_path / "b.tif", "b.tif")
 
 
 def test_resizing_keeps_labels_and_averages_pixels():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segfocal.data.layouts import find_images, find_samples, samples_from_file
+from segfocal.data.layouts import Source
+from segfocal.data.listing import samples_from_file
+from segfocal.data.pairing import find_images
 
 WHITE = Image.fromarray(np.zeros((4, 6), np.uint8))
 
@@ -19,8 +21,8 @@ def names(samples):
     return [(s.name, s.mask_name) for s in samples]
 
 
-def find(root, split="train", layout="auto", split_files=None, **kwargs):
-    return find_samples(root, split, layout, split_files, **kwargs)
+def find(root, split="train", layout="auto", split_files=None, *, masks=True, **options):
+    return Source(root, layout, split_files, **options).samples(split, masks=masks)
 
 
 def test_folders_pair_by_stem_whatever_the_extension(tmp_path):
@@ -145,3 +147,61 @@ def test_a_line_that_is_no_path_is_a_fault_beside_the_others(tmp_path):
     assert [sample.name for sample in samples] == ["a.png"]
     assert ["line 1" in fault for fault in faults] == [True] + [False] * (len(faults) - 1)
     assert any("line 4: a.png is listed twice" in fault for fault in faults)
+
+
+def test_masks_with_a_suffix(tmp_path):
+    touch(tmp_path, "images/train/a.jpg", "images/train/b.jpg", "masks/train/a_mask.png", "masks/train/b_mask.gif.png")
+    samples, faults = find(tmp_path, mask_suffix="_mask")
+    assert names(samples) == [("images/train/a.jpg", "masks/train/a_mask.png")]
+    assert faults == ["images/train/b.jpg: has no mask. Add masks/train/b_mask.png or remove the image."]
+
+
+def test_holdout_splits_a_folder_by_its_names(tmp_path):
+    touch(tmp_path, *(f"{kind}/{i:02d}.png" for kind in ("images", "masks") for i in range(20)))
+    shares = {"val": 0.2, "test": 0.1}
+    parts = {
+        split: [n for n, _ in names(find(tmp_path, split, holdout=shares)[0])] for split in ("train", "val", "test")
+    }
+    assert [len(part) for part in parts.values()] == [14, 4, 2]
+    assert len(set().union(*parts.values())) == 20
+    assert parts["val"] == sorted(parts["val"])
+    touch(tmp_path, "images/new.png", "masks/new.png")
+    after = [name for name, _ in names(find(tmp_path, "val", holdout=shares)[0])]
+    assert len(set(after) - set(parts["val"])) <= 1, "a new file moves at most one other"
+    assert Source(tmp_path, holdout={"val": 0.2}).has("test") is False
+
+
+def test_holdout_of_a_folder_that_has_splits_is_a_fault(tmp_path):
+    touch(tmp_path, "images/train/a.png", "masks/train/a.png")
+    assert find(tmp_path, holdout={"val": 0.2})[1] == [
+        "images/train: a folder per split and `holdout` exclude each other. Take one away."
+    ]
+    (tmp_path / "flat/images").mkdir(parents=True)
+    assert "set `holdout: {val: 0.2, test: 0.1}`" in find(tmp_path / "flat")[1][0]
+
+
+def test_a_folder_of_masks_per_class(tmp_path):
+    touch(tmp_path, "images/train/a.png", "images/train/b.png", "images/train/c.png")
+    touch(tmp_path, "masks/train/car/a.png", "masks/train/tree/a.png", "masks/train/tree/b.png")
+    touch(tmp_path, "masks/train/car/lone.png", "masks/train/bus/a.png")
+    samples, faults = find(tmp_path, class_folders=("car", "tree"))
+    assert [[plane and plane[1] for plane in s.planes] for s in samples] == [
+        ["masks/train/car/a.png", "masks/train/tree/a.png"],
+        [None, "masks/train/tree/b.png"],
+    ]
+    assert faults == [
+        "masks/train/bus: is no class's folder. The classes are car, tree: rename or remove it.",
+        "images/train/c.png: has no mask of any class. Add masks/train/car/c.png, all 0, if nothing occurs.",
+        "masks/train/car/lone.png: is a mask without an image. Add images/train/lone.* or remove the mask.",
+    ]
+
+
+def test_a_split_file_lists_a_mask_per_class(tmp_path):
+    touch(tmp_path, "a.png", "car.png", "tree.png")
+    (tmp_path / "train.txt").write_text("a.png car.png -\na.png car.png\n")
+    samples, faults = find(tmp_path, split_files={"train": "train.txt"}, class_folders=("car", "tree"))
+    assert [s.planes for s in samples] == [((tmp_path / "car.png", "car.png"), None)]
+    assert faults == [
+        "train.txt, line 2: a line is an image and 2 masks, one per class or -, got 2 words. Use a tab if names have "
+        "blanks."
+    ]

@@ -1,14 +1,11 @@
-import io
-import pickle
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch._utils import ExceptionWrapper
 
-from segfocal.data.masks import DataError, Labels, default_palette, fault_report, present_labels, read_mask
+from segfocal.data.files import DataError
+from segfocal.data.masks import read_mask
 
 
 @pytest.fixture
@@ -80,67 +77,6 @@ def _truncate(path):
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def test_illegal_labels_are_named_with_a_remedy(mask):
-    assert Labels(3, 255).illegal(mask) == []
-    assert Labels(2, 255).illegal(mask) == [2]
-    assert Labels(3, 254).illegal(mask) == [255]
-    assert "got 2. " in Labels(2, 255).fault(mask, "a.png")
-    assert Labels(1, 11).illegal(np.array([0, 1, 11], np.uint8)) == []
-    assert "divide the mask by 255" in Labels(1, 11).fault(np.array([[0, 255]], np.uint8), "a.png")
-
-
-def test_labels_above_255_need_a_wider_type():
-    assert Labels(256, 65535).dtype == np.int32
-    assert Labels(255, 255).dtype == np.uint8
-    assert Labels(300, 65535).illegal(np.array([299, 300, 65535], np.uint16)) == [300]
-
-
-def test_present_labels_of_any_shape_and_type(mask):
-    assert present_labels(mask) == present_labels(mask.astype(np.uint16)) == present_labels(mask.T) == [0, 1, 2, 255]
-
-
-def test_a_worker_error_keeps_its_own_text():
-    for error in (DataError("a.png: is empty.\n  b.png: too"), fault_report(["a", "b"], "root")):
-        with pytest.raises(DataError) as raised:
-            _wrapped(error).reraise()
-        assert str(raised.value) == str(error)
-        assert str(pickle.loads(pickle.dumps(error))) == str(error)
-
-
-def _wrapped(error):
-    try:
-        try:
-            raise OSError("cause")
-        except OSError as cause:
-            raise error from cause
-    except DataError:
-        return ExceptionWrapper(where="in DataLoader worker process 0")
-
-
-def test_a_report_counts_what_it_does_not_print_and_lists_a_fault_once():
-    text = str(fault_report([f"{i}.png: bad" for i in range(25)] + ["3.png: bad"], "root"))
-    assert text.startswith("25 faults in root:\n  0.png: bad\n")
-    assert text.endswith("and 5 more")
-    assert str(fault_report(["a: bad"] * 2, "root")) == "1 fault in root:\n  a: bad"
-
-
-@pytest.mark.parametrize("count", [1, 7, 12, 150])
-def test_palette_colours_differ_for_every_eye(count):
-    palette = default_palette(count)
-    assert len(set(palette)) == len(palette) == count
-    assert not {(0, 0, 0), (255, 255, 255)} & set(palette)
-    assert all(type(v) is int and 0 <= v <= 255 for colour in palette for v in colour)
-    assert default_palette(count + 3)[:count] == palette
-
-
 def test_masks_are_writable_for_torch(tmp_path, mask):
     Image.fromarray(mask).save(tmp_path / "m.png")
     torch.from_numpy(read_mask(tmp_path / "m.png", "m.png")).add_(1)
-
-
-def test_header_of_bytes_and_path_agree(tmp_path, mask):
-    from segfocal.data.masks import open_header
-
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    with open_header(tmp_path / "m.png", "m") as on_disk:
-        assert on_disk.size == open_header(io.BytesIO((tmp_path / "m.png").read_bytes()), "m").size == (3, 2)

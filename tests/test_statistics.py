@@ -10,7 +10,7 @@ from PIL import Image
 from segfocal.cli import main
 from segfocal.data import ClassStatistics, DataError, SegmentationDataModule, ShapesDataModule, class_statistics
 from segfocal.data import statistics as module
-from segfocal.data.masks import Labels
+from segfocal.data.labels import Labels
 from segfocal.data.shapes import write_tree
 
 THREE = ClassStatistics(["road", "car", "pole"], 4, [800, 190, 10], [1000] * 3, [4, 2, 1], [1000, 600, 250])

@@ -9,7 +9,7 @@
 """
 
 from segfocal.data.datamodule import SegmentationDataModule
-from segfocal.data.masks import DataError
+from segfocal.data.files import DataError
 from segfocal.data.shapes import ShapesDataModule
 from segfocal.data.statistics import ClassStatistics, class_statistics
 from segfocal.data.transforms import Transform

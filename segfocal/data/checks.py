@@ -14,10 +14,13 @@ from typing import Literal, TypeVar
 from rich.console import Console
 from rich.progress import Progress
 
-from segfocal.data.datasets import FileSample, read_size
+from segfocal.data.datasets import FileSample
+from segfocal.data.files import DataError
+from segfocal.data.images import read_size
+from segfocal.data.labels import Labels
 from segfocal.data.layouts import Split
 from segfocal.data.loading import default_workers
-from segfocal.data.masks import DataError, Labels, open_header, present_labels, read_mask
+from segfocal.data.masks import read_mask_size
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -72,26 +75,26 @@ def check_samples(
     """Read every header; for "masks" also decode every mask, for "pixels" every image too.
 
     Returns:
-        The samples with their sizes, the faults, and the labels that occur (but for "headers").
+        The samples with their sizes, the faults, and the indices of the classes that occur (but for "headers").
     """
 
-    def check(sample: FileSample) -> tuple[FileSample, list[str], list[int]]:
+    def check(sample: FileSample) -> tuple[FileSample, list[str], set[int]]:
         faults: list[str] = []
-        present: list[int] = []
+        present: set[int] = set()
         try:
-            sample = replace(sample, size=read_size(sample.image_path, sample.name))
+            sample = replace(sample, size=read_size(sample.image_path, sample.name, sample.bands))
             if depth == "pixels":
                 sample.image()
         except DataError as error:
             faults.append(str(error))
         try:
-            if sample.mask_path is not None and depth != "headers":
-                mask = read_mask(sample.mask_path, sample.mask_name)
-                faults += sample.mask_faults(mask, labels)
-                present = present_labels(mask)
-            elif sample.mask_path is not None:
-                with open_header(sample.mask_path, sample.mask_name) as header:
-                    faults += sample.size_faults((header.height, header.width))
+            if sample.masks and depth != "headers":
+                mask, more = sample.decoded(labels)
+                faults += more
+                present = set() if mask is None else labels.present(mask)
+            elif depth == "headers":
+                for path, name in sample.masks:
+                    faults += sample.size_faults(read_mask_size(path, name, labels), name)
         except DataError as error:
             faults.append(str(error))
         return sample, faults, present
@@ -100,7 +103,7 @@ def check_samples(
     return (
         [sample for sample, _, _ in results],
         [fault for _, faults, _ in results for fault in faults],
-        {label for _, _, present in results for label in present},
+        {index for _, _, present in results for index in present},
     )
 
 

@@ -1,13 +1,20 @@
 """The data module for images and masks in files."""
 
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from segfocal.data.checks import Inspection, check_samples, equal_images, shared_images, unequal_sizes
-from segfocal.data.datasets import SegmentationDataset
-from segfocal.data.layouts import SPLITS, Layout, Split, find_images, find_samples, split_folders
-from segfocal.data.loading import LabelledImages, check_size
-from segfocal.data.masks import DataError, fault_report
+from segfocal.data.classes import Classes, resolve_classes
+from segfocal.data.datasets import FileSample, SegmentationDataset
+from segfocal.data.files import fault_report
+from segfocal.data.images import Bands
+from segfocal.data.labels import FORMS, Labels, MaskForm
+from segfocal.data.layouts import LAYOUTS, SPLITS, Layout, Source, Split, detect_layout
+from segfocal.data.loading import LabelledImages, check_at_least, check_size
+from segfocal.data.pairing import find_images
 from segfocal.data.transforms import AlbumentationsAugment, Transform
 
 _log = logging.getLogger(__name__)
@@ -23,13 +30,31 @@ class SegmentationDataModule(LabelledImages):
     Args:
         root: Folder of the data set.
         layout: `folders`: images/{train,val,test} and masks/{train,val,test}. `camvid`: train/ trainannot/ and so on.
-            `auto`: whichever is there. Images and masks are paired by stem, whatever their extensions.
+            `voc`, `cityscapes`, `ade20k`: as these are published, which brings their classes. `auto`: whichever is
+            there. Images and masks are paired by stem, whatever their extensions.
         split_files: Text file per split (train, val, test), with an `image mask` pair per line, relative to root; used
             instead of a layout.
-        classes: Class names in the order of their labels; None: one per line in root/classes.txt. A single name means
-            a binary task: masks hold 0 (background) and 1 (the class).
-        ignore_index: Value that marks void pixels in the mask files; they count nowhere.
-        palette: RGB colour per class for pictures; None: distinct colours that colour-blind people can tell apart.
+        holdout: Shares such as {val: 0.2, test: 0.1} of images/ that are kept from training, chosen by a hash of their
+            names, where images/ and masks/ have no folder per split. Pictures of one scene belong into one split: then
+            make the folders by hand.
+        mask_suffix: What the masks' names have before the extension and the images' have not, such as _mask.
+        classes: Names in the order of their labels; or a mapping of names to label values, {road: 7, car: [26, 27]}, or
+            to RGB colours, {road: [[128, 64, 128]]}; or a file with either. None: root/classes.txt, one name per line,
+            or root/classes.yaml. A single class means a binary task, 0 being the background: {crack: 255} reads masks
+            of 0 and 255.
+        unlisted: What becomes of values and colours that `classes` does not list: an `error`, `ignore`, or
+            `background` of a single class; or a list of those that are ignored.
+        ignore_index: Value that marks void pixels in the mask files, unless a class lists it, and in the batches; such
+            pixels count nowhere.
+        masks: `index`: one file per image with one value or colour per pixel. Classes that overlap: `per_class`, files
+            in masks/SPLIT/CLASS/, and `channels`, one file with a channel per class, with 0 and 1, or the value that
+            `classes` gives to the class.
+        palette: RGB colour per class for pictures; None: the colours of `classes` or of the layout, else distinct ones
+            that colour-blind people can tell apart.
+        in_channels: Bands of the images, and of the net: 3, RGB, and 1, grey, are made of any file; other numbers must
+            be what the files hold (PNG, TIFF, .npy).
+        value_range: The stored values that become black and white, for more than 8 bits: [0, 3000]; None: all of 8 or
+            16 bits. Pixels travel as 8 bits.
         size: (H, W) to which images are resized for the net; None keeps them. Masks of val and test keep their own
             resolution, and scores are computed there.
         augment: albumentations transforms for training. They see the stored resolution, so that a crop loses no detail;
@@ -53,9 +78,15 @@ class SegmentationDataModule(LabelledImages):
         root: str | Path,
         layout: Layout = "auto",
         split_files: dict[str, str] | None = None,
-        classes: list[str] | None = None,
+        holdout: dict[str, float] | None = None,
+        mask_suffix: str = "",
+        classes: Classes | None = None,
+        unlisted: str | list[Any] = "error",
         ignore_index: int = 255,
+        masks: MaskForm = "index",
         palette: list[tuple[int, int, int]] | None = None,
+        in_channels: int = 3,
+        value_range: tuple[float, float] | None = None,
         size: tuple[int, int] | None = None,
         augment: list[Transform] | None = None,
         batch_size: int = 8,
@@ -65,27 +96,45 @@ class SegmentationDataModule(LabelledImages):
         verify: bool = True,
     ) -> None:
         self.root = Path(root).expanduser()
+        if layout not in LAYOUTS:
+            raise ValueError(f"Expected `layout` to be one of {', '.join(LAYOUTS)}, got {layout!r}. Choose one.")
+        if masks not in FORMS:
+            raise ValueError(f"Expected `masks` to be one of {', '.join(FORMS)}, got {masks!r}. Choose one.")
+        found = detect_layout(self.root) if layout == "auto" else layout
+        known = resolve_classes(self.root, found, classes, unlisted, overlap=masks != "index")
+        if known.unlisted == "background" and masks == "index" and len(known.names) > 1:
+            raise ValueError(
+                f"Expected `unlisted: background` with a single class, got {len(known.names)}. Choose error or ignore, "
+                "or list the background as a class."
+            )
         super().__init__(
-            classes=_class_names(self.root, classes),
+            classes=known.names,
             ignore_index=ignore_index,
-            palette=palette,
+            palette=palette or known.palette,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
         )
-        self.layout: Layout = layout
-        self.split_files = split_files
+        self.labels = Labels(len(known.names), ignore_index, known.values, known.colours, known.unlisted, masks)
+        self.source = Source(
+            self.root,
+            layout,
+            _checked_splits("split_files", split_files),
+            mask_suffix,
+            _checked_holdout(holdout),
+            tuple(known.names) if masks == "per_class" else (),
+            Bands(in_channels, _checked_range(value_range)),
+        )
+        check_at_least("in_channels", in_channels, 1)
         self.size = None if size is None else check_size(size, 1)
         self.augment = AlbumentationsAugment(augment, ignore_index) if augment else None
         self.images = images
         self.verify = verify
-        self._check_arguments()
 
-    def _check_arguments(self) -> None:
-        if self.layout not in ("auto", "folders", "camvid"):
-            raise ValueError(f"Expected `layout` to be auto, folders or camvid, got {self.layout!r}. Choose one.")
-        if unknown := set(self.split_files or {}) - set(SPLITS):
-            raise ValueError(f"Expected `split_files` with keys train, val, test, got {sorted(unknown)}. Rename them.")
+    @property
+    def in_channels(self) -> int:
+        """Bands of the images."""
+        return self.source.bands.count
 
     def setup(self, stage: str | None = None) -> None:
         """Find and check the splits that the stage (fit, validate, test, predict; None as fit) needs.
@@ -100,17 +149,20 @@ class SegmentationDataModule(LabelledImages):
 
     def _set_up_splits(self, wanted: list[Split]) -> None:
         # All split files are read, whatever is wanted, to look for images that two of them share.
-        listed = [split for split in SPLITS if split in wanted or split in (self.split_files or {})]
-        found, faults, present = {}, [], set()
-        for split in listed:
-            found[split], more = find_samples(self.root, split, self.layout, self.split_files)
+        files = self.source.split_files or {}
+        found: dict[Split, list[FileSample]] = {}
+        faults: list[str] = []
+        present: set[int] = set()
+        for split in [split for split in SPLITS if split in wanted or split in files]:
+            found[split], more = self.source.samples(split)
             faults += more if split in wanted else []
-        faults += shared_images(found) if self.split_files else []
+        faults += shared_images(found) if files else []
         for split in wanted:
             found[split], more, labels = check_samples(found[split], self.labels, "masks" if self.verify else "headers")
             faults += more
             if split == "train":
                 present = labels
+                faults += [] if more else self._nothing_to_learn(present)
                 if self.size is None and self.augment is None:
                     faults += unequal_sizes(found[split])
         if faults:
@@ -125,9 +177,10 @@ class SegmentationDataModule(LabelledImages):
 
     def _set_up_prediction(self) -> None:
         if self.images is None:
-            found, faults = find_samples(self.root, "test", self.layout, self.split_files, masks=False)
+            found, faults = self.source.samples("test", masks=False)
         else:
-            found, faults = find_images(self.images if isinstance(self.images, list) else [self.images])
+            listed, faults = find_images(self.images if isinstance(self.images, list) else [self.images])
+            found = [replace(sample, bands=self.source.bands) for sample in listed]
         samples, more, _ = check_samples(found, self.labels, "headers")
         if faults + more:
             where = self.root if self.images is None else "`images`"
@@ -136,15 +189,18 @@ class SegmentationDataModule(LabelledImages):
 
     def inspect(self) -> Inspection:
         """Read and decode every image and mask of every split that is there; train and val must be."""
-        splits = [split for split in SPLITS if split != "test" or self._has_test()]
-        found, faults, present = {}, {}, {}
-        for split in splits:
-            samples, faults[split] = find_samples(self.root, split, self.layout, self.split_files)
+        found: dict[Split, list[FileSample]] = {}
+        faults: dict[str, list[str]] = {}
+        present: dict[str, set[int]] = {}
+        for split in [split for split in SPLITS if split != "test" or self.source.has(split)]:
+            samples, faults[split] = self.source.samples(split)
             found[split], more, present[split] = check_samples(samples, self.labels, "pixels")
             faults[split] += more
+        if not faults["train"]:
+            faults["train"] += self._nothing_to_learn(present["train"])
         if self.size is None and self.augment is None:
             faults["train"] += unequal_sizes(found["train"])
-        leaks = (shared_images(found) if self.split_files else []) + equal_images(found)
+        leaks = (shared_images(found) if self.source.split_files else []) + equal_images(found)
         return Inspection(
             where=str(self.root),
             images={split: len(samples) for split, samples in found.items()},
@@ -152,38 +208,45 @@ class SegmentationDataModule(LabelledImages):
             warnings=[self._absent_classes(present["train"])] if self._absent_classes(present["train"]) else [],
         )
 
-    def _has_test(self) -> bool:
-        if self.split_files is not None:
-            return "test" in self.split_files
-        try:
-            return split_folders(self.root, self.layout, "test")[0].is_dir()
-        except DataError:  # no layout: a fault of train
-            return False
+    def _nothing_to_learn(self, present: set[int]) -> list[str]:
+        """A class that never occurs may be rare; a single one that never occurs is a mask that means something else."""
+        if self.num_classes > 1 or 0 in present:
+            return []
+        name = self.class_names[0]
+        return [
+            f"train: no mask holds a single pixel of {name}. If {self.ignore_index} marks it and not void, say so: "
+            f"`classes: {{{name}: {self.ignore_index}}}`."
+        ]
 
     def _absent_classes(self, present: set[int]) -> str:
-        first = 1 if self.num_classes == 1 else 0  # the label of the first name
-        absent = [f"{name} ({label})" for label, name in enumerate(self.class_names, first) if label not in present]
+        absent = [f"{name} ({index})" for index, name in enumerate(self.class_names) if index not in present]
         return f"Classes that never occur in train and cannot be learnt: {', '.join(absent)}." if absent else ""
 
 
-def _class_names(root: Path, classes: list[str] | None) -> list[str]:
-    file = root / "classes.txt"
-    if not file.is_file():
-        if classes is not None:
-            return classes
-        if not root.is_dir():
-            raise DataError(f"{root}: `root` must be an existing folder. Set it to the folder that holds the data.")
+def _checked_splits(argument: str, given: dict[str, Any] | None) -> dict[str, Any] | None:
+    if unknown := set(given or {}) - set(SPLITS):
+        raise ValueError(f"Expected `{argument}` with keys train, val, test, got {sorted(unknown)}. Rename them.")
+    return given
+
+
+def _checked_holdout(holdout: dict[str, float] | None) -> dict[str, float] | None:
+    shares = _checked_splits("holdout", holdout)
+    if shares is None:
+        return None
+    if not set(shares) <= {"val", "test"} or not all(0 < s < 1 for s in shares.values()) or sum(shares.values()) >= 1:
         raise ValueError(
-            f"Expected `classes`, for there is no {file}. List the names, or write them there, one per line."
+            f"Expected `holdout` to give val and test a share in (0, 1), of less than 1 in all, got {shares}. Such as "
+            "{val: 0.2, test: 0.1}; train gets the rest."
         )
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: must be readable UTF-8 text ({error}). Write one class name per line.") from error
-    written = [line for line in lines if line and not line.startswith("#")]
-    if classes is not None and classes != written:
-        raise ValueError(
-            f"Expected `classes` to equal {file} ({len(written)} names: {written}), got {len(classes)}: {classes}. "
-            "Leave `classes` out, or correct one of them."
-        )
-    return written
+    if "val" not in shares:
+        raise ValueError(f"Expected `holdout` to give val a share, got {shares}. Add it, such as {{val: 0.2}}.")
+    return shares
+
+
+def _checked_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value_range is None:
+        return None
+    low, high = value_range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"Expected `value_range` to be two finite numbers, low < high, got {value_range}. Correct it.")
+    return low, high

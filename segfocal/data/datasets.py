@@ -1,9 +1,8 @@
 """Samples, and the data set that makes items for the net of them.
 
-Shapes: C classes, H x W pixels of the image the net sees, H0 x W0 pixels of the stored mask.
+Shapes: C classes, D bands, H x W pixels of the image the net sees, H0 x W0 pixels of the stored mask.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,17 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segfocal.data.masks import DataError, Labels, open_header, read_mask
+from segfocal.data.files import DataError
+from segfocal.data.images import RGB, Bands, read_image
+from segfocal.data.labels import Labels
+from segfocal.data.masks import read_channels, read_mask
 from segfocal.data.transforms import Augment
 
 Array = NDArray[Any]
 Batch = dict[str, Any]
-
-_WIDTH, _HEIGHT = 256, 257  # TIFF tags
-_ORIENTATION = 274  # TIFF and EXIF tag; 5 to 8 turn the picture by a quarter
 
 
 class Sample(Protocol):
@@ -46,108 +44,108 @@ class Sample(Protocol):
         ...
 
     def image(self) -> Array:
-        """Return RGB (H0, W0, 3) uint8."""
+        """Return the pixels (H0, W0, D) uint8."""
         ...
 
     def mask(self, labels: Labels) -> Array:
-        """Return legal labels (H0, W0), or dense (C, H0, W0) of 0, 1 and ignore_index; uint8 or uint16."""
+        """Return legal labels (H0, W0), or dense (C, H0, W0) of 0, 1 and ignore_index."""
         ...
 
 
 @dataclass(frozen=True)
 class FileSample:
-    """A sample in two files."""
+    """A sample in files.
+
+    Attributes:
+        name: Unique within the split.
+        image_path: The image.
+        mask_path: The mask; None for an image alone.
+        mask_name: What errors call the mask.
+        size: (H0, W0) of the image; (0, 0) if its header has not been read, or cannot be.
+        planes: Where every class has a mask of its own, path and name of each in place of `mask_path`; None for a class
+            that does not occur.
+        bands: How the image is read.
+    """
 
     name: str
     image_path: Path
     mask_path: Path | None
     mask_name: str = ""
     size: tuple[int, int] = (0, 0)
+    planes: tuple[tuple[Path, str] | None, ...] = ()
+    bands: Bands = RGB
 
     @property
     def path(self) -> str:
         """The image's file."""
         return str(self.image_path)
 
+    @property
+    def masks(self) -> list[tuple[Path, str]]:
+        """Path and name of every mask file."""
+        own = [] if self.mask_path is None else [(self.mask_path, self.mask_name)]
+        return [plane for plane in self.planes if plane is not None] or own
+
     def image(self) -> Array:
-        """Return RGB (H0, W0, 3) uint8."""
-        return read_image(self.image_path, self.name)
+        """Return the pixels (H0, W0, D) uint8."""
+        return read_image(self.image_path, self.name, self.bands)
 
     def mask(self, labels: Labels) -> Array:
-        """Return labels (H0, W0), uint8 or uint16.
+        """Return labels (H0, W0), or dense (C, H0, W0) of 0, 1 and ignore_index; uint8, uint16 or int32.
 
         Raises:
-            DataError: If the file cannot be decoded, holds other labels, or has another size than the image.
+            DataError: If a file cannot be decoded, holds other labels, or has another size than the image.
         """
-        assert self.mask_path is not None, "only prediction has samples without masks, and never asks for them"
-        mask = read_mask(self.mask_path, self.mask_name)
-        if faults := self.mask_faults(mask, labels):
+        mask, faults = self.decoded(labels)
+        if mask is None:
             raise DataError(faults[0])
         return mask
 
-    def mask_faults(self, mask: Array, labels: Labels) -> list[str]:
-        """List what is wrong with the decoded mask."""
-        faults = [fault] if (fault := labels.fault(mask, self.mask_name)) else []
-        return faults + self.size_faults(mask.shape)
+    def decoded(self, labels: Labels) -> tuple[Array | None, list[str]]:
+        """The mask, or None and everything that is wrong with it.
 
-    def size_faults(self, mask_size: tuple[int, ...]) -> list[str]:
+        Raises:
+            DataError: If a file cannot be decoded.
+        """
+        assert self.masks, "only prediction has samples without masks, and never asks for them"
+        if labels.dense:
+            return self._dense(labels)
+        raw = read_mask(*self.masks[0], colours=labels.colours)
+        faults = self._faults(raw, labels, self.mask_name)
+        return (None if faults else labels.legal(raw)), faults
+
+    def _dense(self, labels: Labels) -> tuple[Array | None, list[str]]:
+        raws: dict[int, tuple[Array, str]] = {}  # by class; one without a file occurs nowhere
+        if labels.form == "channels":
+            channels = read_channels(*self.masks[0], labels.num_classes)
+            raws = {index: (channel, self.mask_name) for index, channel in enumerate(channels)}
+        else:
+            for index, plane in enumerate(self.planes):
+                if plane is not None:
+                    raws[index] = read_mask(*plane, colours=labels.colours), plane[1]
+        faults = [fault for index, (raw, name) in raws.items() for fault in self._faults(raw, labels, name, index)]
+        if not faults and len({raw.shape for raw, _ in raws.values()}) > 1:
+            faults = [f"{self.mask_name}: the masks of {self.name} differ in size. Export them again."]
+        if faults:
+            return None, faults
+        height, width = next(iter(raws.values()))[0].shape
+        mask = np.zeros((labels.num_classes, height, width), labels.dtype)
+        for index, (raw, _) in raws.items():
+            mask[index] = labels.legal(raw, index)
+        return mask, []
+
+    def _faults(self, raw: Array, labels: Labels, name: str, plane: int = 0) -> list[str]:
+        faults = [fault] if (fault := labels.fault(raw, name, plane)) else []
+        return faults + self.size_faults(raw.shape, name)
+
+    def size_faults(self, mask_size: tuple[int, ...], name: str) -> list[str]:
         """List the fault of a mask whose (height, width) is not that of the image."""
         if self.size in (mask_size, (0, 0)):  # (0, 0): the image's header cannot be read, which is a fault of its own
             return []
         return [
-            f"{self.mask_name}: image and mask must have one size, got {mask_size[0]} x {mask_size[1]} for the mask "
+            f"{name}: image and mask must have one size, got {mask_size[0]} x {mask_size[1]} for the mask "
             f"and {self.size[0]} x {self.size[1]} for {self.name} (height x width, upright). Export the mask again."
         ]
-
-
-def read_size(path: Path, name: str) -> tuple[int, int]:
-    """Read (height, width) of an image from its header, after its EXIF rotation.
-
-    Raises:
-        DataError: If the header cannot be read or claims too many pixels.
-    """
-    with open_header(path, name) as header:
-        return _upright_size(header)
-
-
-def _upright_size(header: Image.Image) -> tuple[int, int]:
-    width, height = header.size
-    if header.format == "TIFF":  # of these, Pillow may have turned the size already
-        tags = header.tag_v2  # type: ignore[attr-defined]
-        width, height = tags[_WIDTH], tags[_HEIGHT]
-    try:
-        turned = header.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:  # Pillow raises all kinds for broken metadata, which turn nothing
-        turned = False
-    return (width, height) if turned else (height, width)
-
-
-def read_image(path: Path, name: str) -> Array:
-    """Decode an image file to RGB (H, W, 3) uint8, upright.
-
-    Grey is repeated, alpha is dropped, 16 bits are cut to the upper 8, CMYK is converted.
-
-    Raises:
-        DataError: If the file is missing, truncated, corrupt, too large, or holds floating-point values.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror}). Restore it or its permissions.") from error
-    header = open_header(io.BytesIO(data), name)
-    if header.mode == "F":
-        raise DataError(f"{name}: an image holds 8-bit or 16-bit values, got floating point. Convert it to 8 bits.")
-    try:
-        # OpenCV multiplies a TIFF by its fourth band, which may be infrared.
-        if header.format == "TIFF" and header.mode == "RGBA":
-            return np.array(ImageOps.exif_transpose(header).convert("RGB"))
-        # From bytes, because cv2.imread returns a full picture for most truncated JPEGs.
-        image: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, OSError, SyntaxError, ValueError):
-        image = None
-    if image is None or image.shape[:2] != _upright_size(header):
-        raise DataError(f"{name}: is truncated or corrupt. Replace it or take it out of the split.")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
 class SegmentationDataset(Dataset[Batch]):
@@ -208,11 +206,12 @@ class SegmentationDataset(Dataset[Batch]):
 
 
 def resize_image(image: Array, size: tuple[int, int] | None) -> Array:
-    """Resize an image (H, W, 3) to `size` (H, W): by area when it shrinks, else linearly. None keeps it."""
+    """Resize an image (H, W, D) to `size` (H, W): by area when it shrinks, else linearly. None keeps it."""
     if size is None or size == image.shape[:2]:
         return image
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized).reshape(*size, image.shape[2])  # OpenCV drops a single band
 
 
 def resize_mask(mask: Array, size: tuple[int, int] | None) -> Array:

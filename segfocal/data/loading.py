@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 from segfocal.data.datasets import Batch, SegmentationDataset
-from segfocal.data.masks import DataError, Labels, default_palette
+from segfocal.data.files import DataError
+from segfocal.data.labels import Labels
+from segfocal.data.palettes import default_palette
 
 
 class LabelledImages(LightningDataModule):
@@ -76,6 +78,11 @@ class LabelledImages(LightningDataModule):
     def ignore_index(self) -> int:
         """Label of pixels that count nowhere."""
         return self.labels.ignore_index
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether masks are dense (B, C, H, W), with classes that may overlap."""
+        return self.labels.dense
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:

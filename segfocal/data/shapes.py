@@ -4,7 +4,7 @@ Blocks, discs and triangles overlap on a textured ground under uneven light. Wir
 cover well under 1 % of the pixels, and scratches and specks that belong to no class look much like them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,9 @@ from PIL import Image
 
 from segfocal.data.datasets import SegmentationDataset
 from segfocal.data.drawing import CLASSES, dense_mask, draw, flat_mask
+from segfocal.data.labels import Labels
 from segfocal.data.layouts import SPLITS, Split
 from segfocal.data.loading import LabelledImages, check_at_least, check_size
-from segfocal.data.masks import Labels
 from segfocal.data.transforms import AlbumentationsAugment, Transform
 
 Array = NDArray[Any]
@@ -117,7 +117,8 @@ class ShapesDataModule(LabelledImages):
         if not 0 <= noise <= 255:
             raise ValueError(f"Expected `noise` in grey levels of 0..255, got {noise}. Correct it.")
         self.size, self.seed, self.noise = check_size(size, 32), seed, noise
-        self.multilabel, self.only = multilabel, only
+        self.labels = replace(self.labels, form="channels" if multilabel else "index")
+        self.only = only
         self.augment = AlbumentationsAugment(augment, ignore_index) if augment else None
 
     def setup(self, stage: str | None = None) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segfocal.data.checks import in_parallel
 from segfocal.data.datasets import FileSample, Sample, SegmentationDataset
-from segfocal.data.masks import Labels
+from segfocal.data.labels import Labels
 
 Method = Literal["inverse", "median", "effective"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -158,6 +158,4 @@ def cached_statistics(dataset: SegmentationDataset, class_names: Sequence[str], 
 
 def _trace(sample: FileSample) -> list[Any]:
     """What tells a mask from another without reading it."""
-    assert sample.mask_path is not None, "the splits that are counted have masks"
-    about = sample.mask_path.stat()
-    return [str(sample.mask_path.resolve()), about.st_size, about.st_mtime_ns]
+    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path, _ in sample.masks]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.data.masks import DataError
+from segfocal.data.files import DataError
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the network for a newer version at import otherwise
 from albumentations import BaseCompose, BasicTransform, Compose

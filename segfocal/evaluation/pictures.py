@@ -133,13 +133,18 @@ class PredictionWriter(Callback):
         return [(0, 0, 0), self.palette[0]] if self._binary else self.palette
 
 
+def as_rgb(image: NDArray[Any]) -> Picture:
+    """The first three bands of pixels (H, W, D), uint8 or 0..1; grey, and of two bands the first, is repeated."""
+    if image.dtype != np.uint8:
+        image = (255 * image).clip(0, 255).astype(np.uint8)
+    return np.asarray(image[..., :3] if image.shape[2] >= 3 else image[..., [0, 0, 0]], dtype=np.uint8)
+
+
 def _source_image(image: NDArray[Any], path: str | None) -> Picture:
-    """The source at its own size, or the image as the net saw it when there is no file."""
-    if path:
+    """The source at its own size, or the image as the net saw it when there is no file, or one of other bands."""
+    if path and image.shape[2] == 3:
         encoded = np.fromfile(path, dtype=np.uint8)
         decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
         if decoded is not None:
             return np.asarray(decoded, dtype=np.uint8)
-    if image.dtype != np.uint8:
-        image = (255 * image).clip(0, 255).astype(np.uint8)
-    return np.asarray(image[..., :3], dtype=np.uint8)
+    return as_rgb(image)

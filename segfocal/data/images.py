@@ -1,0 +1,213 @@
+"""Images: from the bytes of a file to an array of pixels.
+
+Shapes: H x W pixels, D bands.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from segfocal.data.files import DataError, open_array, open_header, read_bytes
+
+Array = NDArray[Any]
+
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags
+_ORIENTATION = 274  # TIFF and EXIF tag; 5 to 8 turn the picture by a quarter
+
+
+@dataclass(frozen=True)
+class Bands:
+    """What an image file holds, and how its values become uint8.
+
+    Attributes:
+        count: 3, RGB, made of whatever the file holds; 1, grey, likewise; any other number, as many bands as stored.
+        value_range: The stored values that become 0 and 255; None: 0 and the largest value of the stored type.
+    """
+
+    count: int = 3
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether files must hold just these bands; otherwise colours and grey are made of what they hold."""
+        return self.count not in (1, 3) or self.value_range is not None
+
+
+RGB = Bands()
+
+
+def read_size(path: Path, name: str, bands: Bands = RGB) -> tuple[int, int]:
+    """Read (height, width) of an image from its header; after its EXIF rotation if it is read as a photo.
+
+    Raises:
+        DataError: If the header cannot be read, claims too many pixels, or other bands than `bands`.
+    """
+    if path.suffix.lower() == ".npy":
+        height, width, _ = _bands_last(open_array(path, name), name, bands.count).shape
+        return height, width
+    if bands.exact and _is_tiff(path):
+        height, width, _ = _tiff(path, name, bands.count, pixels=False).shape
+        return height, width
+    with open_header(path, name) as header:
+        return (header.height, header.width) if bands.exact else _upright_size(header)
+
+
+def read_image(path: Path, name: str, bands: Bands = RGB) -> Array:
+    """Decode an image file to (H, W, D) uint8.
+
+    Three bands are RGB and one is grey, upright, of any file: colours and grey are converted into one another, alpha is
+    dropped, 16 bits are cut to the upper 8. Other numbers of bands, and any with a `value_range`, are read as they are
+    stored, from PNG, TIFF (also with bands as planes or pages) or .npy, (H, W, D) or (D, H, W).
+
+    Raises:
+        DataError: If the file is missing, truncated, corrupt, too large, has other bands, or holds floating-point
+            values without a `value_range`.
+    """
+    if bands.exact or path.suffix.lower() == ".npy":
+        return _as_uint8(read_bands(path, name, bands.count), name, bands.value_range)
+    data = read_bytes(path, name)
+    header = open_header(io.BytesIO(data), name)
+    if header.mode == "F":
+        raise DataError(
+            f"{name}: an image holds 8-bit or 16-bit values, got floating point. Convert it to 8 bits, or give "
+            "`value_range`, the values that become black and white."
+        )
+    return _photo(data, header, name, bands.count)
+
+
+def read_bands(path: Path, name: str, count: int) -> Array:
+    """Decode the bands of a PNG, TIFF or .npy file as they are stored, (H, W, count) of any type.
+
+    Raises:
+        DataError: If the file is unreadable, truncated, or has another number of bands.
+    """
+    if path.suffix.lower() == ".npy":
+        return np.array(_bands_last(open_array(path, name), name, count))
+    if _is_tiff(path):
+        return _tiff(path, name, count, pixels=True)
+    data = read_bytes(path, name)
+    return _stored(data, open_header(io.BytesIO(data), name), name, count)
+
+
+def _photo(data: bytes, header: Image.Image, name: str, count: int) -> Array:
+    try:
+        # OpenCV multiplies a TIFF by its fourth band, which may be infrared.
+        if header.format == "TIFF" and header.mode == "RGBA":
+            upright = np.array(ImageOps.exif_transpose(header).convert("RGB" if count == 3 else "L"))
+            return upright.reshape(*upright.shape[:2], count)
+        # From bytes, because cv2.imread returns a full picture for most truncated JPEGs.
+        flag = cv2.IMREAD_COLOR_RGB if count == 3 else cv2.IMREAD_GRAYSCALE
+        image: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except (cv2.error, OSError, SyntaxError, ValueError):
+        image = None
+    if image is None or image.shape[:2] != _upright_size(header):
+        raise _corrupt(name)
+    return image.reshape(*image.shape[:2], count)
+
+
+def _stored(data: bytes, header: Image.Image, name: str, count: int) -> Array:
+    """The bands of a PNG, JPEG or the like as they are, red first."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None or image.shape[:2] != (header.height, header.width):
+        raise _corrupt(name)
+    image = image.reshape(*image.shape[:2], -1)
+    if image.shape[2] != count:
+        raise _other_bands(name, image.shape[2], count)
+    return image if count < 3 else image[..., [2, 1, 0, *range(3, count)]]
+
+
+def _tiff(path: Path, name: str, count: int, *, pixels: bool) -> Array:
+    """The bands of a TIFF, (H, W, D); without `pixels` an array of that shape that holds nothing."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            axes, shape = series.axes, series.shape
+            if "Y" not in axes or "X" not in axes or len(shape) > 3:
+                raise DataError(f"{name}: a TIFF holds pixels and bands, got axes {axes}. Export it as a single image.")
+            height, width = shape[axes.index("Y")], shape[axes.index("X")]
+            stored = next((n for axis, n in zip(axes, shape, strict=True) if axis not in "YX"), 1)
+            if stored != count:
+                raise _other_bands(name, stored, count)
+            if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+                raise DataError(f"{name}: its header claims {height} x {width} pixels. Cut it into tiles.")
+            if not pixels:
+                return np.broadcast_to(np.uint8(0), (height, width, count))
+            image = series.asarray()
+    except (DataError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: does not exist. Restore it or take it out of the split.") from error
+    except Exception as error:  # whatever the reader and its codecs raise for a broken file
+        raise DataError(
+            f"{name}: is truncated or corrupt ({error!s:.100}). Replace it or take it out of the split."
+        ) from error
+    if image.ndim == 3 and axes[2] in "YX":  # bands as planes or pages
+        image = np.moveaxis(image, 0, -1)
+    return image.reshape(height, width, count)
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def _bands_last(array: Array, name: str, count: int) -> Array:
+    """An array of pixels as (H, W, count)."""
+    shape = array.shape
+    if len(shape) == 2 and count == 1:
+        return array[..., None]
+    if len(shape) == 3 and shape[2] == count:
+        return array
+    if len(shape) == 3 and shape[0] == count:
+        return np.moveaxis(array, 0, -1)
+    raise DataError(f"{name}: an array must be (H, W, {count}) or ({count}, H, W), got {shape}. See `in_channels`.")
+
+
+def _as_uint8(image: Array, name: str, value_range: tuple[float, float] | None) -> Array:
+    """Scale to 0..255; NaN, which marks missing values, becomes 0."""
+    if value_range is not None:
+        low, high = value_range
+        scaled = (image.astype(np.float32) - low) * np.float32(255 / (high - low))
+        known: Array = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
+        return known.clip(0, 255).round().astype(np.uint8)
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    if image.dtype == np.bool_:
+        return np.where(image, np.uint8(255), np.uint8(0))
+    if image.dtype == np.uint16:
+        return (image >> 8).astype(np.uint8)
+    raise DataError(
+        f"{name}: holds {image.dtype} values, whose black and white nobody knows. Give `value_range`, such as [0, 1]."
+    )
+
+
+def _upright_size(header: Image.Image) -> tuple[int, int]:
+    width, height = header.size
+    if header.format == "TIFF":  # of these, Pillow may have turned the size already
+        tags = header.tag_v2  # type: ignore[attr-defined]
+        width, height = tags[_WIDTH], tags[_HEIGHT]
+    try:
+        turned = header.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception:  # Pillow raises all kinds for broken metadata, which turn nothing
+        turned = False
+    return (width, height) if turned else (height, width)
+
+
+def _corrupt(name: str) -> DataError:
+    return DataError(f"{name}: is truncated or corrupt. Replace it or take it out of the split.")
+
+
+def _other_bands(name: str, stored: int, count: int) -> DataError:
+    return DataError(
+        f"{name}: has {stored} bands, expected {count}. Correct `in_channels` (an image) or `classes` (a mask)."
+    )
