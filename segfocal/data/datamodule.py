@@ -8,7 +8,7 @@ from segfocal.data.datasets import SegmentationDataset
 from segfocal.data.layouts import SPLITS, Layout, Split, find_images, find_samples, split_folders
 from segfocal.data.loading import LabelledImages, check_size
 from segfocal.data.masks import DataError, fault_report
-from segfocal.data.transforms import AlbumentationsAugment, Transform
+from segfocal.data.transforms import AlbumentationsAugment, Entry
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ class SegmentationDataModule(LabelledImages):
         palette: RGB colour per class for pictures; None: distinct colours that colour-blind people can tell apart.
         size: (H, W) to which images are resized for the net; None keeps them. Masks of val and test keep their own
             resolution, and scores are computed there.
-        augment: albumentations transforms for training. They see the stored resolution, so that a crop loses no detail;
-            `size` comes after them. Pixels they bring in from outside become `ignore_index` in the mask, whatever
-            their `fill_mask` says.
+        augment: For training: light, street, aerial or medical, or a list of these and of albumentations transforms.
+            They see the stored resolution, so that a crop loses no detail; `size` comes after them. Pixels they bring
+            in from outside become `ignore_index` in the mask, whatever their `fill_mask` says.
         batch_size: Images per training batch.
         eval_batch_size: Images per batch in validation, test and prediction; None: `batch_size`.
         num_workers: Worker processes that read the data; None: one per core, at most 4.
@@ -57,7 +57,7 @@ class SegmentationDataModule(LabelledImages):
         ignore_index: int = 255,
         palette: list[tuple[int, int, int]] | None = None,
         size: tuple[int, int] | None = None,
-        augment: list[Transform] | None = None,
+        augment: str | list[Entry] | None = None,
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
