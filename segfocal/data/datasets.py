@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segfocal.data.masks import DataError, Labels, open_header, read_mask
+from segfocal.data.orientation import orientation
 from segfocal.data.transforms import Augment
 
 Array = NDArray[Any]
 Batch = dict[str, Any]
 
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
-_ORIENTATION = 274  # TIFF and EXIF tag; 5 to 8 turn the picture by a quarter
 
 
 class Sample(Protocol):
@@ -116,7 +116,7 @@ def _upright_size(header: Image.Image) -> tuple[int, int]:
         tags = header.tag_v2  # type: ignore[attr-defined]
         width, height = tags[_WIDTH], tags[_HEIGHT]
     try:
-        turned = header.getexif().get(_ORIENTATION, 1) >= 5
+        turned = orientation(header) >= 5
     except Exception:  # Pillow raises all kinds for broken metadata, which turn nothing
         turned = False
     return (width, height) if turned else (height, width)
