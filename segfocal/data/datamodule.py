@@ -15,7 +15,7 @@ from segfocal.data.labels import FORMS, Labels, MaskForm
 from segfocal.data.layouts import LAYOUTS, SPLITS, Layout, Source, Split, detect_layout
 from segfocal.data.loading import LabelledImages, check_at_least, check_size
 from segfocal.data.pairing import find_images
-from segfocal.data.transforms import AlbumentationsAugment, Transform
+from segfocal.data.transforms import AlbumentationsAugment, Entry
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ class SegmentationDataModule(LabelledImages):
             16 bits. Pixels travel as 8 bits.
         size: (H, W) to which images are resized for the net; None keeps them. Masks of val and test keep their own
             resolution, and scores are computed there.
-        augment: albumentations transforms for training. They see the stored resolution, so that a crop loses no detail;
-            `size` comes after them. Pixels they bring in from outside become `ignore_index` in the mask, whatever
-            their `fill_mask` says.
+        augment: For training: light, street, aerial or medical, or a list of these and of albumentations transforms.
+            They see the stored resolution, so that a crop loses no detail; `size` comes after them. Pixels they bring
+            in from outside become `ignore_index` in the mask, whatever their `fill_mask` says.
         batch_size: Images per training batch.
         eval_batch_size: Images per batch in validation, test and prediction; None: `batch_size`.
         num_workers: Worker processes that read the data; None: one per core, at most 4.
@@ -88,7 +88,7 @@ class SegmentationDataModule(LabelledImages):
         in_channels: int = 3,
         value_range: tuple[float, float] | None = None,
         size: tuple[int, int] | None = None,
-        augment: list[Transform] | None = None,
+        augment: str | list[Entry] | None = None,
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from segfocal.data.files import DataError, open_array, open_header, read_bytes
+from segfocal.data.orientation import orientation
 
 Array = NDArray[Any]
 
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
-_ORIENTATION = 274  # TIFF and EXIF tag; 5 to 8 turn the picture by a quarter
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _upright_size(header: Image.Image) -> tuple[int, int]:
         tags = header.tag_v2  # type: ignore[attr-defined]
         width, height = tags[_WIDTH], tags[_HEIGHT]
     try:
-        turned = header.getexif().get(_ORIENTATION, 1) >= 5
+        turned = orientation(header) >= 5
     except Exception:  # Pillow raises all kinds for broken metadata, which turn nothing
         turned = False
     return (width, height) if turned else (height, width)

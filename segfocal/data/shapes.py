@@ -17,7 +17,7 @@ from segfocal.data.drawing import CLASSES, dense_mask, draw, flat_mask
 from segfocal.data.labels import Labels
 from segfocal.data.layouts import SPLITS, Split
 from segfocal.data.loading import LabelledImages, check_at_least, check_size
-from segfocal.data.transforms import AlbumentationsAugment, Transform
+from segfocal.data.transforms import AlbumentationsAugment, Entry
 
 Array = NDArray[Any]
 Thing = Literal["block", "disc", "triangle", "wire", "dot"]
@@ -68,7 +68,7 @@ class ShapesDataModule(LabelledImages):
         only: Name of one class to find among the rest: a binary task.
         ignore_index: Label of the outlines of large objects, which count nowhere.
         palette: RGB colour per class for pictures; None: the data set's own.
-        augment: albumentations transforms for training.
+        augment: For training: light, street, aerial or medical, or a list of these and of albumentations transforms.
         batch_size: Images per training batch.
         eval_batch_size: Images per batch in validation, test and prediction; None: `batch_size`.
         num_workers: Worker processes; the images lie in memory, so none are needed.
@@ -93,7 +93,7 @@ class ShapesDataModule(LabelledImages):
         only: Thing | None = None,
         ignore_index: int = 255,
         palette: list[tuple[int, int, int]] | None = None,
-        augment: list[Transform] | None = None,
+        augment: str | list[Entry] | None = None,
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
