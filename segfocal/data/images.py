@@ -55,7 +55,12 @@ def read_size(path: Path, name: str, bands: Bands = RGB) -> tuple[int, int]:
         height, width, _ = _tiff(path, name, bands.count, pixels=False).shape
         return height, width
     with open_header(path, name) as header:
-        return (header.height, header.width) if bands.exact else _upright_size(header)
+        if not bands.exact:
+            return _upright_size(header)
+        stored = 3 if header.mode == "P" else len(header.getbands())  # a palette is decoded to its colours
+        if stored != bands.count:
+            raise _other_bands(name, stored, bands.count)
+        return header.height, header.width
 
 
 def read_image(path: Path, name: str, bands: Bands = RGB) -> Array:
