@@ -1,4 +1,4 @@
-"""The command line: `segfocal fit | validate | test | predict | check`. Nothing but wiring.
+"""The command line: `segfocal fit | validate | test | predict | check | preview`. Nothing but wiring.
 
 Heavy imports are inside the functions, so that `segfocal --help` answers at once.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-COMMANDS = ("fit", "validate", "test", "predict", "check")
+COMMANDS = ("fit", "validate", "test", "predict", "check", "preview")
 HELP = """\
 segfocal {version}: train semantic segmentation on imbalanced images
 
@@ -27,6 +27,7 @@ commands
   test       score a checkpoint on the test split
   predict    write label masks and overlays
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
+  preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N
 
 options of every command
   --config FILE        a YAML file, the same for every command; of several, later ones win
@@ -39,6 +40,12 @@ options of every command
   --print_config       print the configuration, complete and commented, and stop
   --help               after a command: every option, its meaning and its value
 
+--data.augment: one of these, or a list of them and of albumentations transforms
+  light      mirrored left to right, a little brightness, contrast, hue
+  street     light, stronger, and scale, shadows, blur, noise
+  aerial     mirrored both ways, quarter turns, small rotations, scale, colour, blur, noise
+  medical    mirrored both ways, small rotations, scale, elastic and grid deformation, gamma, contrast, noise
+
 examples
   segfocal fit --config configs/quickstart.yaml
   segfocal fit --config configs/camvid_cpu.yaml --data.root camvid --model.loss.gamma 1
@@ -46,6 +53,7 @@ examples
   segfocal predict --ckpt_path runs/camvid_cpu/000 --data.images photos
   segfocal fit --print_config > my.yaml
   segfocal check --data.root my_data
+  segfocal preview --data.root my_data --data.augment street
 
 exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 loss not finite, 6 memory or disk,
 130 interrupted, 143 terminated;
@@ -125,6 +133,10 @@ def _run(command: str, options: list[str]) -> int:
             from segfocal.commands.score import predict
 
             predict(options)
+        case "preview":
+            from segfocal.commands.preview import preview
+
+            preview(options)
         case _:
             from segfocal.commands.look import check
 

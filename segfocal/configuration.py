@@ -33,7 +33,7 @@ class Configuration(LightningCLI):
     """Parses options, and builds what they describe.
 
     Args:
-        command: fit, validate, test, predict or check; all have the same options.
+        command: fit, validate, test, predict, check or preview; all have the same options.
         options: The words after the command.
         build: What to build of `config`: all, or the data alone, or nothing.
 

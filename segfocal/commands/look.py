@@ -5,8 +5,6 @@ import json
 import time
 from pathlib import Path
 
-from pytorch_lightning import LightningDataModule
-
 from segfocal.configuration import NET_AND_LOSS, Configuration, config_files
 from segfocal.mistakes import ConfigError
 
@@ -16,7 +14,7 @@ def check(options: list[str]) -> int:
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     words.add_argument("--json")
     known, options = words.parse_known_args(options)
-    data = data_module("check", options)
+    data = data_configuration("check", options).datamodule
     if not hasattr(data, "inspect"):
         raise ConfigError(f"check looks at images and masks in files, which {type(data).__name__} has not.")
     start = time.monotonic()
@@ -30,9 +28,9 @@ def check(options: list[str]) -> int:
     return 3 if found.count else 0
 
 
-def data_module(command: str, options: list[str]) -> LightningDataModule:
-    """The data that the options describe; they need not say anything of the net and the loss."""
+def data_configuration(command: str, options: list[str]) -> Configuration:
+    """The configuration with its data built; the options need not say anything of the net and the loss."""
     if not config_files(options):
         kind = [] if "--data" in options else ["--data=segfocal.SegmentationDataModule"]
         options = [*NET_AND_LOSS, *kind, *options]
-    return Configuration(command, options, build="data").datamodule
+    return Configuration(command, options, build="data")
