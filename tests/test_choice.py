@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segfocal.data.choice import LOOKED_AT, evenly_spread, samples_of_all_classes
-from segfocal.data.masks import Labels
+from segfocal.data.labels import Labels
 
 
 class Drawn:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from segfocal.evaluation.samples import LabelPainter, as_picture, shortened
+from segfocal.evaluation.pictures import as_picture
+from segfocal.evaluation.samples import LabelPainter, shortened
 
 ROAD, CAR = (200, 0, 0), (0, 0, 200)
 

@@ -15,9 +15,9 @@ from segfocal.data import DataError, SegmentationDataModule
 from segfocal.data.choice import evenly_spread, samples_of_all_classes
 from segfocal.data.datasets import SegmentationDataset
 from segfocal.data.loading import LabelledImages, SeededSampler
-from segfocal.data.masks import default_palette
-from segfocal.evaluation.pictures import Picture
-from segfocal.evaluation.samples import LabelPainter, as_picture, shortened
+from segfocal.data.palettes import default_palette
+from segfocal.evaluation.pictures import Picture, as_picture
+from segfocal.evaluation.samples import LabelPainter, shortened
 from segfocal.evaluation.sheets import contact_sheet
 from segfocal.mistakes import ConfigError
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segfocal.data.checks import in_parallel
 from segfocal.data.datasets import Sample
-from segfocal.data.masks import Labels
+from segfocal.data.labels import Labels
 
 Array = NDArray[Any]
 

@@ -133,11 +133,17 @@ class PredictionWriter(Callback):
         return [(0, 0, 0), self.palette[0]] if self._binary else self.palette
 
 
-def as_rgb(image: NDArray[Any]) -> Picture:
-    """The first three bands of pixels (H, W, D), uint8 or 0..1; grey, and of two bands the first, is repeated."""
-    if image.dtype != np.uint8:
-        image = (255 * image).clip(0, 255).astype(np.uint8)
-    return np.asarray(image[..., :3] if image.shape[2] >= 3 else image[..., [0, 0, 0]], dtype=np.uint8)
+def as_picture(image: NDArray[Any]) -> Picture:
+    """An image (H, W, D) as something to look at, (H, W, 3) uint8.
+
+    Three channels and more: the first three. Fewer: the first, as grey. What is not uint8 is stretched from its least
+    to its largest value.
+    """
+    shown = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+    if shown.dtype != np.uint8:
+        low, high = float(shown.min()), float(shown.max())
+        shown = (255 * (shown.astype(np.float64) - low) / ((high - low) or 1)).round()
+    return np.ascontiguousarray(shown, dtype=np.uint8)
 
 
 def _source_image(image: NDArray[Any], path: str | None) -> Picture:
@@ -147,4 +153,4 @@ def _source_image(image: NDArray[Any], path: str | None) -> Picture:
         decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
         if decoded is not None:
             return np.asarray(decoded, dtype=np.uint8)
-    return as_rgb(image)
+    return as_picture(image)

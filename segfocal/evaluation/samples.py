@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.evaluation.pictures import Colour, Picture, overlay
+from segfocal.evaluation.pictures import Colour, Picture, as_picture, overlay
 
 Array = NDArray[Any]
 
@@ -65,19 +65,6 @@ class LabelPainter:
     @property
     def _clear(self) -> list[int]:
         return [index for index, name in enumerate(self.class_names) if name.lower() == "background"]
-
-
-def as_picture(image: Array) -> Picture:
-    """An image (H, W, N) as something to look at, (H, W, 3) uint8.
-
-    Three channels and more: the first three. Fewer: the first, as grey. What is not uint8 is stretched from its least
-    to its largest value.
-    """
-    shown = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
-    if shown.dtype != np.uint8:
-        low, high = float(shown.min()), float(shown.max())
-        shown = (255 * (shown.astype(np.float64) - low) / ((high - low) or 1)).round()
-    return np.ascontiguousarray(shown, dtype=np.uint8)
 
 
 def shortened(text: str, letters: int) -> str:
