@@ -1,4 +1,4 @@
-"""The command line: `segfocal fit | validate | test | predict | check | preview`. Nothing but wiring.
+"""The command line: `segfocal fit | validate | test | predict | check | stats | preview`. Nothing but wiring.
 
 Heavy imports are inside the functions, so that `segfocal --help` answers at once.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-COMMANDS = ("fit", "validate", "test", "predict", "check", "preview")
+COMMANDS = ("fit", "validate", "test", "predict", "check", "stats", "preview")
 HELP = """\
 segfocal {version}: train semantic segmentation on imbalanced images
 
@@ -27,6 +27,7 @@ commands
   test       score a checkpoint on the test split
   predict    write label masks and overlays
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
+  stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N
 
 options of every command
@@ -53,6 +54,7 @@ examples
   segfocal predict --ckpt_path runs/camvid_cpu/000 --data.images photos
   segfocal fit --print_config > my.yaml
   segfocal check --data.root my_data
+  segfocal stats --config configs/quickstart.yaml
   segfocal preview --data.root my_data --data.augment street
 
 exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 loss not finite, 6 memory or disk,
@@ -133,6 +135,10 @@ def _run(command: str, options: list[str]) -> int:
             from segfocal.commands.score import predict
 
             predict(options)
+        case "stats":
+            from segfocal.commands.stats import stats
+
+            stats(options)
         case "preview":
             from segfocal.commands.preview import preview
 

@@ -311,7 +311,11 @@ BASE = ("fit", "--config", "tiny.yaml")
         ((*BASE, "--model.loss.alpha", "[1, 2]"), ["`alpha`", "a number per class, 6", "got 2"]),
         ((*BASE, "--model.loss.alpha", "{wire: 2}"), ["model.loss"]),
         ((*BASE, "--model.mean", "[.nan, 0, 0]"), ["`mean and std`", "finite"]),
-        ((*BASE, "--model.net.in_channels", "1"), ["Expected the net to take images"]),
+        ((*BASE, "--model.net.in_channels", "1"), ["in_channels is 1", "the data", "3", "leave it out"]),
+        (
+            (*BASE, "--model.net", "torch.nn.Linear", "--model.net.in_features=7", "--model.net.out_features=6"),
+            ["Expected the net to take images"],
+        ),
         ((*BASE, "--model.net", "torch.nn.Identity"), ["`net`", "parameter"]),
         ((*BASE, "--runs", "tiny.yaml"), ["`runs`", "tiny.yaml"]),
         ((*BASE, "--trainer.limit_train_batches", "0"), ["Nothing was trained"]),

@@ -7,7 +7,7 @@ everything else.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -141,21 +141,61 @@ def cached_statistics(dataset: SegmentationDataset, class_names: Sequence[str], 
     Raises:
         DataError: If a mask cannot be read.
     """
-    files = [sample for sample in dataset.samples if isinstance(sample, FileSample)]
-    if len(files) < len(dataset.samples):  # drawn, which costs as much as to compare them
-        return class_statistics(dataset.samples, dataset.labels, class_names)
-    known = json.dumps([list(class_names), asdict(dataset.labels), [_trace(sample) for sample in files]])
-    file = folder / f"statistics-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+    known = [list(class_names), asdict(dataset.labels), _traces(dataset, lambda sample: [p for p, _ in sample.masks])]
+    counted = _cached(
+        "statistics", known, folder, lambda: asdict(class_statistics(dataset.samples, dataset.labels, class_names))
+    )
+    return ClassStatistics(**counted)
+
+
+def cached_bands(dataset: SegmentationDataset, folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each band in units of 0..1, as the task's `mean` and `std` want them.
+
+    From `folder` if the files are what they were, else computed and kept.
+
+    Raises:
+        DataError: If an image cannot be read.
+    """
+    bands = [asdict(sample.bands) for sample in dataset.samples[:1] if isinstance(sample, FileSample)]
+    known = [bands, _traces(dataset, lambda sample: [sample.image_path])]
+    computed = _cached("bands", known, folder, lambda: band_statistics(dataset.samples))
+    return computed["mean"], computed["std"]
+
+
+def band_statistics(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Mean and standard deviation over all pixels of `samples`, per band, in units of 0..1, to four digits."""
+
+    def summed(sample: Sample) -> Array:
+        image = sample.image()
+        pixels = image.reshape(-1, image.shape[-1]).astype(np.float64)
+        return np.stack([np.full(pixels.shape[1], len(pixels)), pixels.sum(0), np.square(pixels).sum(0)])
+
+    count, total, squares = np.sum(in_parallel(summed, samples, "Measuring bands"), axis=0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return {"mean": (mean / 255).round(4).tolist(), "std": (std / 255).round(4).tolist()}
+
+
+def _cached(kind: str, known: list[Any], folder: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `compute` returns, kept in a file that is named after all that it depends on, `known`."""
+    if None in known:
+        return compute()
+    file = folder / f"{kind}-{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]}.json"
     if file.is_file():
-        return ClassStatistics(**json.loads(file.read_text(encoding="utf-8")))
-    statistics = class_statistics(dataset.samples, dataset.labels, class_names)
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return kept
+    computed = compute()
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(asdict(statistics), indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(computed, indent=1) + "\n", encoding="utf-8")
     part.replace(file)
-    return statistics
+    return computed
 
 
-def _trace(sample: FileSample) -> list[Any]:
-    """What tells a mask from another without reading it."""
-    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path, _ in sample.masks]
+def _traces(dataset: SegmentationDataset, paths: Callable[[FileSample], list[Path]]) -> list[Any] | None:
+    """What tells the files from others without reading them; None for drawn samples, which are as quickly drawn."""
+    files = [sample for sample in dataset.samples if isinstance(sample, FileSample)]
+    if len(files) < len(dataset.samples):
+        return None
+    about = [(path, path.stat()) for sample in files for path in paths(sample)]
+    return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in about]
