@@ -100,7 +100,10 @@ def main(args: Sequence[str] | None = None) -> int:
         code, message = _complaint(error)
         if code is None or os.environ.get("SEGFOCAL_TRACEBACK"):
             raise
-        print(f"segfocal {command}: {message}", file=sys.stderr)
+        from segfocal.ranks import rank
+
+        who = f", process {rank()}" if rank() else ""
+        print(f"segfocal {command}{who}: {message}", file=sys.stderr)
         return code
 
 
@@ -110,7 +113,10 @@ def _run(command: str, options: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _interruptible():
         from segfocal.configuration import template
+        from segfocal.ranks import rank
     _quiet()
+    if rank():
+        _silence()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that a class_path may name a file of the current folder
 
@@ -177,6 +183,15 @@ def _quiet() -> None:
         "isinstance.treespec",  # Lightning 2.6 on torch 2.14
     ):
         warnings.filterwarnings("ignore", f".*{text}")
+
+
+def _silence() -> None:
+    """Of several processes the first one speaks; of the others errors are heard."""
+    import logging
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    logging.getLogger("segfocal").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
 
 
 def _complaint(error: BaseException) -> tuple[int | None, str]:

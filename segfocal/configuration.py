@@ -21,6 +21,7 @@ from segfocal.data.loading import LabelledImages
 from segfocal.data.statistics import AUTO, cached_statistics
 from segfocal.mistakes import ConfigError, check_yaml, explain, import_path
 from segfocal.progress import Progress
+from segfocal.ranks import Together
 from segfocal.task import SegmentationTask
 
 # So that YAML may name them without their modules.
@@ -197,7 +198,7 @@ class Configuration(LightningCLI):
             added.append(LearningRateMonitor("step"))
         if arguments["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             added.append(Progress())
-        arguments["callbacks"] = [*configured, *added]
+        arguments["callbacks"] = [*configured, *added, Together()]
         plugins = arguments["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

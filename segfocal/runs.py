@@ -1,7 +1,8 @@
 """Run directories, and finding the checkpoints in them.
 
 Every fit makes runs/NAME/000, 001, ...; every other command the next number with its own name, such as 002-test.
-Nothing is ever overwritten. runs/NAME/latest points to the newest.
+Nothing is ever overwritten. runs/NAME/latest points to the newest. Of several processes of one command the first makes
+the directory, and the others get its path.
 """
 
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from segfocal.checkpoints import CheckpointError, some, verify
+from segfocal.ranks import rank, tell, told
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ def new_run(runs: Path, name: str, command: str) -> Path:
             f"Expected `name` of letters, digits, '.', '_' and '-', got {name!r}. Use --runs for the folder."
         )
     home = runs / name
+    if rank():
+        return told(home)
     try:
         home.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, FileNotFoundError, ValueError) as error:
@@ -43,6 +47,7 @@ def new_run(runs: Path, name: str, command: str) -> Path:
         except FileExistsError:  # another process took the number a moment ago
             number += 1
     _point(home / "latest", run.name)
+    tell(run)
     return run
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor, distributed, nn
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix, MultilabelConfusionMatrix
 
 from segfocal.evaluation.scores import Scores
@@ -37,6 +37,7 @@ class SegmentationTask(LightningModule):
 
     Batches are dicts: "image" uint8 (or float in 0..1) (B, D, H, W); "mask" integer class indices (B, H', W'), or dense
     0/1 masks (B, C, H', W') with sigmoid. Logits are resized to the mask, so that scores are at the mask's resolution.
+    "name" lists the B samples; a batch that names none counts nowhere.
 
     Args:
         net: Maps normalised images (B, D, H, W) to logits (B, C, H, W), or to a dict with them under "out".
@@ -135,13 +136,15 @@ class SegmentationTask(LightningModule):
         self.loss = loss
         self.class_names = names
         self.scores: dict[str, Scores] = {}
-        self._random: dict[str, Any] | None = None
+        self._random: list[dict[str, Any]] = []
         self._last: tuple[Tensor, int, Sequence[str]] | None = None
         self.register_buffer("_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self._confusion = nn.ModuleDict(
             {split: _confusion_matrix(activation, len(names), ignore_index, threshold) for split in ("val", "test")}
         )
+        # Not Lightning's mean, which takes half of an odd number of images for an integer when there are two processes.
+        self._losses = nn.ModuleDict({split: MeanMetric(nan_strategy="disable") for split in ("val", "test")})
 
     def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits (B, C, *size) of images (B, D, H, W), uint8 or float in 0..1; `size` defaults to (H, W)."""
@@ -181,7 +184,8 @@ class SegmentationTask(LightningModule):
         self._last = (loss.detach(), self.global_step, batch.get("name", []))
         if loss.device.type == "cpu":
             self._check_finite()
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch["image"]))
+        size = len(batch["image"])
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -198,13 +202,15 @@ class SegmentationTask(LightningModule):
         return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the random numbers' state; refuses to save weights that a batch without a finite loss has spoilt."""
+        """Adds the random numbers' state of every process; refuses to save weights that a loss of NaN has spoilt."""
         self._check_finite()
-        checkpoint["random"] = _random_state()
+        checkpoint["random"] = [_random_state()] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            distributed.all_gather_object(checkpoint["random"], _random_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the random numbers' state until training starts."""
-        self._random = checkpoint.get("random")
+        self._random = checkpoint.get("random", [])
 
     def on_validation_epoch_end(self) -> None:
         """Scores val and logs val/miou and val/iou/CLASS."""
@@ -223,11 +229,13 @@ class SegmentationTask(LightningModule):
     def on_train_start(self) -> None:
         """After a resume, puts the configured rates and decays back, and the random numbers where they were.
 
-        A checkpoint brings progress, not options.
+        A checkpoint brings progress, not options. Of several processes each has random numbers of its own.
         """
-        if self._random is not None:
-            _set_random_state(self._random)
-            self._random = None
+        if len(self._random) == self.trainer.world_size:
+            _set_random_state(self._random[self.global_rank])
+        elif self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+        self._random = []
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
@@ -260,7 +268,8 @@ class SegmentationTask(LightningModule):
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         loss, logits = self._loss(batch)
-        self.log(f"{split}/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        count = len(batch.get("name", batch["image"]))
+        self._mean_loss(split).update(loss if count else torch.zeros_like(loss), count)
         labels, mask = self._labels(logits), batch["mask"].long()
         if labels.ndim == 4 and mask.ndim == 3:
             mask = _one_vs_rest(mask, len(self.class_names), self.hparams["ignore_index"])
@@ -269,6 +278,8 @@ class SegmentationTask(LightningModule):
         self._matrix(split).update(labels, mask)
 
     def _score(self, split: str) -> None:
+        self.log(f"{split}/loss", self._mean_loss(split).compute(), prog_bar=True, sync_dist=True)
+        self._mean_loss(split).reset()
         matrix = self._matrix(split).compute()
         self._matrix(split).reset()
         if matrix.shape == (2, 2) and len(self.class_names) == 1:
@@ -277,10 +288,15 @@ class SegmentationTask(LightningModule):
         self.scores[split] = scores
         # A split without a single labelled pixel has no mean; 0 lets the checkpoint's comparison go on.
         miou = 0.0 if math.isnan(scores.miou) else scores.miou
-        self.log(f"{split}/miou", miou, prog_bar=True)
+        self.log(f"{split}/miou", miou, prog_bar=True, sync_dist=True)
         for name, iou in zip(self.class_names, scores.iou.tolist(), strict=True):
             if not math.isnan(iou):
-                self.log(f"{split}/iou/{name}", iou)
+                self.log(f"{split}/iou/{name}", iou, sync_dist=True)
+
+    def _mean_loss(self, split: str) -> Metric:
+        metric = self._losses[split]
+        assert isinstance(metric, Metric)
+        return metric
 
     def _matrix(self, split: str) -> Metric:
         metric = self._confusion[split]

@@ -20,7 +20,8 @@ ALLOWED = {
     "models": set(),
     "inference": set(),
     "checkpoints": set(),
-    "runs": {"segfocal.checkpoints"},
+    "ranks": set(),
+    "runs": {"segfocal.checkpoints", "segfocal.ranks"},
     "task": {"segfocal.evaluation.scores", "segfocal.inference"},
 }
 

@@ -10,6 +10,7 @@ from segfocal import __version__
 from segfocal.checkpoints import load_checkpoint, net_state
 from segfocal.configuration import Configuration, config_files
 from segfocal.evaluation.report import table, write
+from segfocal.ranks import rank
 from segfocal.runs import find_checkpoint, new_run, run_of
 
 
@@ -18,7 +19,9 @@ def start_run(configuration: Configuration, options: list[str], command: str, ch
     run = new_run(Path(configuration.config.runs), configuration.config.name, command)
     head = [f"segfocal {__version__}", f"segfocal {command} {shlex.join(options)}"]
     head += [f"from {checkpoint}"] if checkpoint else []
-    (run / "config.yaml").write_text("".join(f"# {line}\n" for line in head) + configuration.yaml(), encoding="utf-8")
+    text = "".join(f"# {line}\n" for line in head) + configuration.yaml()
+    if rank() == 0:
+        (run / "config.yaml").write_text(text, encoding="utf-8")
     return run
 
 
@@ -42,7 +45,9 @@ def restore(configuration: Configuration) -> Path:
 
 
 def report(configuration: Configuration, run: Path, command: str, split: str, checkpoint: str) -> None:
-    """Print the table of a split's scores, and write them into the run's directory."""
+    """Print the table of a split's scores, and write them into the run's directory; the first process does."""
+    if rank():
+        return
     scores = configuration.model.scores.get(split)
     if scores is None:
         print(f"{split} was not scored: no batch of it was asked for (trainer.limit_{split}_batches).")

@@ -4,8 +4,9 @@ Shapes: B images, C classes, H x W pixels of the image the net sees, H0 x W0 pix
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler, default_collate
 
 from segfocal.data.datasets import Batch, SegmentationDataset
 from segfocal.data.files import DataError
@@ -63,6 +64,7 @@ class LabelledImages(LightningDataModule):
         self.datasets: dict[str, SegmentationDataset] = {}
         self._epoch, self._batches = 0, 0
         self._sampler: SeededSampler | None = None
+        self._seed: int | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -91,7 +93,7 @@ class LabelledImages(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented batches of one size: image (B, 3, H, W) uint8, mask (B, H, W), name."""
-        loader = make_loader(self.datasets["train"], self.batch_size, self.num_workers)
+        loader = self._loader("train", self.batch_size)
         assert isinstance(loader.sampler, SeededSampler), "the data set is one to train on"
         loader.sampler.set_epoch(self._epoch)
         loader.sampler.skip = self._batches * self.batch_size
@@ -113,19 +115,30 @@ class LabelledImages(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches in order: image (B, 3, H, W) uint8, mask (B, H0, W0) at its own resolution, name."""
-        return make_loader(self.datasets["val"], self.eval_batch_size, self.num_workers)
+        return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches in order, as those of `val_dataloader`."""
-        return make_loader(self.datasets["test"], self.eval_batch_size, self.num_workers)
+        return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches in order: image (B, 3, H, W) uint8, name, size (list of (H0, W0)), path."""
-        return make_loader(self.datasets["predict"], self.eval_batch_size, self.num_workers)
+        return self._loader("predict", self.eval_batch_size)
+
+    def _loader(self, split: str, batch_size: int) -> DataLoader[Batch]:
+        """The loader of this process; all of a trainer's processes draw one order, which `ranks` shares out."""
+        if self._seed is None:  # later, each process has a seed of its own
+            self._seed = torch.initial_seed()
+        rank, ranks = 0, 1
+        if self.trainer is not None:
+            rank, ranks = self.trainer.global_rank, self.trainer.world_size
+            # Lightning would share out once more what is shared out here, and count some images of val twice.
+            self.trainer._accelerator_connector.use_distributed_sampler = False
+        return make_loader(self.datasets[split], batch_size, self.num_workers, seed=self._seed, rank=rank, ranks=ranks)
 
 
 def collate(items: list[Batch]) -> Batch:
-    """Stack images and masks, list everything else.
+    """Stack images and masks, list everything else. Fillers have no name, so `name` holds those of real images.
 
     Raises:
         DataError: If the images differ in size.
@@ -138,7 +151,12 @@ def collate(items: list[Batch]) -> Batch:
             "Set `size`, or add RandomCrop with `pad_if_needed: true` to `augment`."
         )
     columns = {key: [item[key] for item in items] for key in items[0]}
-    return {key: torch.stack(values) if isinstance(values[0], Tensor) else values for key, values in columns.items()}
+    columns["name"] = [name for name in columns["name"] if name is not None]
+    # `default_collate` stacks in the memory that a worker shares with the main process: one copy less.
+    return {
+        key: default_collate(values) if values and isinstance(values[0], Tensor) else values
+        for key, values in columns.items()
+    }
 
 
 class SeededSampler(Sampler[tuple[int, int]]):
@@ -146,17 +164,36 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
     The order and seeds depend on `seed` and the epoch alone, so any number of workers gives the same batches. The first
     `skip` indices of the next round are left out.
+
+    Of several processes each gets its part of every batch: the batches number k of all `ranks`, put together, are batch
+    number k of one process whose batches are `ranks` times as large. What does not fill such a batch is left out, as
+    one image alone would upset batch normalisation; but a split smaller than that is one batch.
+
+    >>> one, first, second = SeededSampler(9, 0, 4), SeededSampler(9, 0, 2, 0, 2), SeededSampler(9, 0, 2, 1, 2)
+    >>> a, b, c = list(one), list(first), list(second)
+    >>> a[:4] == b[:2] + c[:2], a[4:] == b[2:] + c[2:]
+    (True, True)
     """
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
+    def __init__(self, count: int, seed: int, batch_size: int = 1, rank: int = 0, ranks: int = 1) -> None:
+        if count < ranks:
+            raise ValueError(
+                f"Expected an image for each process, got {count} to train on for {ranks} processes. "
+                "Lower trainer.devices."
+            )
         self.seed = seed
         self.epoch = 0  # of the order to be drawn next
         self.drawn = -1  # of the order drawn last
         self.skip = 0
+        self.count = count
+        whole = batch_size * ranks
+        starts = range(rank * batch_size, count - count % whole, whole)
+        self._places = [place for start in starts for place in range(start, start + batch_size)]
+        if count < whole:
+            self._places = list(range(*_part(count, rank, ranks)))
 
     def __len__(self) -> int:
-        return self.count
+        return len(self._places)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         random = np.random.default_rng([self.seed, self.epoch])
@@ -164,7 +201,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch += 1
         order = random.permutation(self.count).tolist()
         seeds = random.integers(2**32, size=self.count).tolist()
-        left = list(zip(order, seeds, strict=True))[self.skip :]
+        left = [(order[place], seeds[place]) for place in self._places[self.skip :]]
         self.skip = 0
         return iter(left)
 
@@ -173,31 +210,86 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
 
+@dataclass(frozen=True)
+class Filler:
+    """The key of an image that counts nowhere, for a process that has no image left while others have."""
+
+    index: int
+
+
+class WithFillers(Dataset[Batch]):
+    """A data set that takes a `Filler` for a key: every label of its item is `ignore_index`, and its name None."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | Filler) -> Batch:
+        """Read one sample."""
+        if not isinstance(key, Filler):
+            return self.dataset[key]
+        item = self.dataset[key.index] | {"name": None}
+        if "mask" in item:
+            item["mask"] = torch.full_like(item["mask"], self.dataset.labels.ignore_index)
+        return item
+
+
 class EqualSizeBatches(BatchSampler):
-    """Batches of indices in which all sizes are equal, so that nothing is padded; otherwise in order."""
+    """Batches of indices in which all sizes are equal, so that nothing is padded; otherwise in order.
+
+    Of several processes each gets its part of batches that are `ranks` times as large. Every index is in one batch of
+    one of them. All have the same number of batches, as they wait for each other; where there are fewer images than
+    processes, the batch is one `Filler`.
+    """
 
     def __init__(
-        self, sampler: Sampler[int], batch_size: int, drop_last: bool, sizes: Sequence[tuple[int, int]]
+        self,
+        sampler: Sampler[int],
+        batch_size: int,
+        drop_last: bool,
+        sizes: Sequence[tuple[int, int]],
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         super().__init__(sampler, batch_size, drop_last)
-        self.sizes = sizes
+        self.sizes, self.rank, self.ranks = sizes, rank, ranks
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
+        for batch in self._whole():
+            start, end = _part(len(batch), self.rank, self.ranks)
+            yield batch[start:end] or [Filler(batch[0])]
+
+    def _whole(self) -> Iterator[list[int]]:
+        """The batches of all processes together."""
         waiting: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index in self.sampler:
             batch = waiting[self.sizes[index]]
             batch.append(index)
-            if len(batch) == self.batch_size:
+            if len(batch) == self.batch_size * self.ranks:
                 yield waiting.pop(self.sizes[index])
         yield from waiting.values()
 
     def __len__(self) -> int:
-        counts = Counter(self.sizes[index] for index in self.sampler)
-        return sum(-(-count // self.batch_size) for count in counts.values())
+        return sum(1 for _ in self._whole())
 
 
-def make_loader(dataset: SegmentationDataset, batch_size: int, num_workers: int | None) -> DataLoader[Batch]:
-    """Build a loader: shuffled and seeded from torch's global seed if `dataset.train`; else batches of equal sizes."""
+def _part(count: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Start and end of this process's share of `count` things, which differs by one at most."""
+    return rank * count // ranks, (rank + 1) * count // ranks
+
+
+def make_loader(
+    dataset: SegmentationDataset,
+    batch_size: int,
+    num_workers: int | None,
+    *,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+) -> DataLoader[Batch]:
+    """Build a loader: shuffled and seeded if `dataset.train`, else batches of equal sizes; the part of one process."""
     workers = default_workers() if num_workers is None else num_workers
     common: dict[str, Any] = {
         "collate_fn": collate,
@@ -206,17 +298,15 @@ def make_loader(dataset: SegmentationDataset, batch_size: int, num_workers: int 
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _start_worker,
         # Its own generator: starting an epoch draws nothing from torch's global one.
-        "generator": torch.Generator().manual_seed(torch.initial_seed()),
+        "generator": torch.Generator().manual_seed(seed),
     }
     if dataset.train:
-        sampler = SeededSampler(len(dataset), torch.initial_seed())
-        # A last batch of one image would upset batch normalisation.
-        drop_last = len(dataset) >= batch_size
-        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **common)
+        sampler = SeededSampler(len(dataset), seed, batch_size, rank, ranks)
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **common)
     # Stored sizes, even when the net sees one size: masks are compared, and predictions written, at the stored size.
     sizes = [sample.size for sample in dataset.samples]
-    indices: Sampler[int] = SequentialSampler(dataset)
-    return DataLoader(dataset, batch_sampler=EqualSizeBatches(indices, batch_size, False, sizes), **common)
+    batches = EqualSizeBatches(SequentialSampler(dataset), batch_size, False, sizes, rank, ranks)
+    return DataLoader(WithFillers(dataset) if ranks > 1 else dataset, batch_sampler=batches, **common)
 
 
 def default_workers() -> int:
