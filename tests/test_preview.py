@@ -1,6 +1,7 @@
 """`segfocal preview`: the sheet shows what training sees, and bad input ends in a message."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,7 @@ def test_masks_of_all_kinds_are_shown(run, kind, augment):
     code, out, err = run(*small, kind, f"--data.augment={augment}", "--count=100", "--name", "shapes")
     assert code == 0, err
     assert "6 of 6 training images: runs/shapes/000-preview/preview.png" in out
+    assert "--count=100" in Path("runs/shapes/000-preview/config.yaml").read_text(), "how it was called"
     assert sheet(out).std() > 10
 
 

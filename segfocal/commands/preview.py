@@ -32,9 +32,9 @@ def preview(options: list[str]) -> None:
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     words.add_argument("--count", nargs="?", default="6", const="")
     words.add_argument("--draws", nargs="?", default="3", const="")
-    known, options = words.parse_known_args(options)
+    known, others = words.parse_known_args(options)
     count, draws = _number("--count", known.count, 100), _number("--draws", known.draws, 20)
-    configuration = data_configuration("preview", options)
+    configuration = data_configuration("preview", others)
     data = configuration.datamodule
     painter = _painter(data)
     dataset = _training_data(data)
