@@ -21,7 +21,8 @@ ALLOWED = {
     "inference": set(),
     "checkpoints": set(),
     "runs": {"segfocal.checkpoints"},
-    "task": {"segfocal.evaluation.scores", "segfocal.inference"},
+    "training": {"segfocal.evaluation", "segfocal.training"},
+    "task": {"segfocal.evaluation.scores", "segfocal.inference", "segfocal.training"},
 }
 
 
