@@ -122,7 +122,6 @@ class SegmentationTask(LightningModule):
         self._scorers = nn.ModuleDict({split: Scorer(self.class_names, *how) for split in ("val", "test")})
         self._resumed: dict[str, Any] | None = None
         self._last: tuple[Tensor, int, Sequence[str]] | None = None
-        self.stop_if_not_finite = True
 
     def _build_net(self, net: nn.Module) -> None:
         self.net = net.to(memory_format=torch.channels_last) if self.hparams["channels_last"] else net
@@ -245,7 +244,7 @@ class SegmentationTask(LightningModule):
         """Look at the last training loss, once."""
         if self._last is not None:
             (loss, step, names), self._last = self._last, None
-            if self.stop_if_not_finite and not bool(loss.isfinite()):
+            if not bool(loss.isfinite()):
                 raise NonFiniteLossError(loss.item(), step, names)
 
     def _run_net(self, predict: Callable[..., Outputs], images: Tensor, size: Sequence[int] | None) -> Outputs:
