@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segfocal.losses import TverskyLoss as TverskyLoss
     from segfocal.models import smp_net as smp_net
     from segfocal.task import SegmentationTask as SegmentationTask
+    from segfocal.training.overlays import SampleOverlays as SampleOverlays
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _HOME = {
     "SegmentationDataModule": "segfocal.data",
     "ShapesDataModule": "segfocal.data",
     "SegmentationTask": "segfocal.task",
+    "SampleOverlays": "segfocal.training.overlays",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -100,9 +100,8 @@ def main(args: Sequence[str] | None = None) -> int:
         code, message = _complaint(error)
         if code is None or os.environ.get("SEGFOCAL_TRACEBACK"):
             raise
-        from segfocal.ranks import rank
-
-        who = f", process {rank()}" if rank() else ""
+        ranks = sys.modules.get("segfocal.ranks")  # not there if an import was what failed
+        who = f", process {ranks.rank()}" if ranks is not None and ranks.rank() else ""
         print(f"segfocal {command}{who}: {message}", file=sys.stderr)
         return code
 

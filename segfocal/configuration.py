@@ -20,7 +20,7 @@ from segfocal.data import DataError, SegmentationDataModule, ShapesDataModule
 from segfocal.data.loading import LabelledImages
 from segfocal.data.statistics import AUTO, cached_statistics
 from segfocal.mistakes import ConfigError, check_yaml, explain, import_path
-from segfocal.progress import Progress
+from segfocal.progress import Curves, Progress
 from segfocal.ranks import Together
 from segfocal.task import SegmentationTask
 
@@ -100,9 +100,8 @@ class Configuration(LightningCLI):
         for path in files:
             check_yaml(path)
         self.config = parser.parse_args(args)
+        _check_trainer(self.config.trainer)
         self.config.runs = str(Path(self.config.runs).expanduser())
-        if not isinstance(self.config.trainer, Namespace):
-            raise ConfigError("trainer is empty. Give it options, or leave the key out.")
         if self.config.name is None:
             self.config.name = Path(files[-1]).stem if files else "default"
 
@@ -168,7 +167,7 @@ class Configuration(LightningCLI):
         print(f"alpha, {how['method']} to the power of {how['power']:g}: {listed}")
 
     def build_trainer(self, run: Path, callbacks: Sequence[Callback], *, logged: bool = True) -> Trainer:
-        """The configured trainer, with a CSV logger into `run` unless another is configured, and a progress bar.
+        """The configured trainer, with metrics.csv and TensorBoard's file in `run` unless another logger is configured.
 
         The configured callbacks come first; another progress bar among them replaces the usual one.
 
@@ -193,7 +192,7 @@ class Configuration(LightningCLI):
         if not logged:
             arguments["logger"] = False
         elif arguments["logger"] in (None, True):
-            arguments["logger"] = CSVLogger(run, name="", version="")
+            arguments["logger"] = [CSVLogger(run, name="", version=""), Curves(run)]
         if arguments["logger"] is not False:
             added.append(LearningRateMonitor("step"))
         if arguments["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
@@ -236,6 +235,16 @@ def config_files(options: Sequence[str]) -> list[str]:
 
 
 _CONFIG = re.compile(r"(-c|--config)$|--config=")
+
+
+def _check_trainer(trainer: Any) -> None:  # noqa: ANN401
+    """Refuse what Lightning takes and then divides by."""
+    if not isinstance(trainer, Namespace):
+        raise ConfigError("trainer is empty. Give it options, or leave the key out.")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        value = trainer[name]
+        if isinstance(value, int | float) and value <= 0:
+            raise ConfigError(f"Expected `trainer.{name}` above 0, got {value}. Leave it out for its usual value.")
 
 
 def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
-"""Progress of a fit: a bar while it runs, and a line per epoch that stays."""
+"""Progress of a fit: a bar while it runs, a line per epoch that stays, and curves in TensorBoard."""
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class Progress(RichProgressBar):
@@ -53,3 +55,18 @@ class Progress(RichProgressBar):
         """The loss beside the bar, and nothing that the line per epoch says; one line, or the terminal jumps."""
         metrics = super().get_metrics(trainer, pl_module)
         return {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}
+
+
+class Curves(TensorBoardLogger):
+    """TensorBoard's file in a run's directory, without a hparams.yaml beside config.yaml.
+
+    Args:
+        run: The directory.
+    """
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run, name="", version="")
+
+    def save(self) -> None:
+        """Write what is logged so far."""
+        self.experiment.flush()

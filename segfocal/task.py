@@ -1,23 +1,27 @@
 """SegmentationTask: a net and a loss, trained and scored by Lightning."""
 
+import inspect
 import math
-import random
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, distributed, nn
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix, MultilabelConfusionMatrix
 
 from segfocal.evaluation.scores import Scores
-from segfocal.inference import normalise, predict_logits
+from segfocal.inference import normalise, predict_all_logits, predict_logits
+from segfocal.training.averaging import MovingAverage
+from segfocal.training.encoder import Freezer, encoder_of, parameter_groups
+from segfocal.training.options import check_options, require
+from segfocal.training.random_state import random_state, set_random_state
+from segfocal.training.schedules import Schedule, lr_factor
+from segfocal.training.scoring import Activation, Scorer
+from segfocal.training.shares import loss_of_classes
 
-Activation = Literal["softmax", "sigmoid"]
 Batch = Mapping[str, Any]
+Outputs = TypeVar("Outputs")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -40,17 +44,28 @@ class SegmentationTask(LightningModule):
     "name" lists the B samples; a batch that names none counts nowhere.
 
     Args:
-        net: Maps normalised images (B, D, H, W) to logits (B, C, H, W), or to a dict with them under "out".
+        net: Maps normalised images (B, D, H, W) to logits (B, C, H, W), to a dict with them under "out", or to a list
+            that begins with them. Under "aux" of the dict, or as further entries of the list, there may be auxiliary
+            logits, which count in training only.
         loss: Maps (logits, mask) to a scalar.
         class_names: The C names. On the command line they come from the data section.
         activation: softmax for classes that exclude each other; sigmoid for one class against the background, or for
             classes that overlap. On the command line the loss gets the same value.
         ignore_index: Label of the pixels that count nowhere. On the command line it comes from the data section.
-        lr: Peak learning rate of AdamW.
+        lr: Peak learning rate of AdamW. `segfocal fit --find_lr` suggests one.
+        schedule: How the learning rate falls after the warm-up: poly, as (1 - progress) ** poly_power; cosine, along
+            half a cosine; one_cycle, the same, and it also rises along one: give it a warmup of about 0.3.
+        warmup: Share of all steps over which the learning rate rises to its peak, in 0..1.
+        poly_power: The exponent of poly.
         encoder_lr_factor: Multiplies the learning rate of the net's encoder; below 1 for a pre-trained one.
+        freeze_encoder: Number of epochs for which the net's encoder (or backbone) stays as it is, its norms' statistics
+            included, while the rest trains.
         weight_decay: Decay of AdamW; norms and biases have none.
-        warmup: Share of all steps over which the learning rate rises linearly to its peak, in 0..1.
-        poly_power: The learning rate then falls as (1 - progress) ** poly_power.
+        aux_weight: Weight of the loss of each auxiliary output of the net, if it has any.
+        ema_decay: Average the weights over the steps, and score and save the average: the share of it that a step
+            keeps, such as 0.999. None: no average.
+        ema_start: Share of all steps after which the averaging starts, in 0..1.
+        compile: Compile the net with torch.compile: minutes at the start, and faster steps. Needs a C++ compiler.
         mean: Mean of the images per channel, in units of 0..1 (default: ImageNet's).
         std: Standard deviation of the images per channel, in units of 0..1 (default: ImageNet's).
         threshold: Probability from which a class counts as predicted (sigmoid only).
@@ -79,90 +94,51 @@ class SegmentationTask(LightningModule):
         activation: Activation = "softmax",
         ignore_index: int = 255,
         lr: float = 1e-3,
-        encoder_lr_factor: float = 1.0,
-        weight_decay: float = 0.01,
+        schedule: Schedule = "poly",
         warmup: float = 0.05,
         poly_power: float = 0.9,
+        encoder_lr_factor: float = 1.0,
+        freeze_encoder: int = 0,
+        weight_decay: float = 0.01,
+        aux_weight: float = 0.4,
+        ema_decay: float | None = None,
+        ema_start: float = 0.0,
+        compile: bool = False,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         threshold: float = 0.5,
         size_divisor: int = 32,
         channels_last: bool = True,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name in _OPTIONS}
         super().__init__()
-        _require("lr", lr, lr > 0 and math.isfinite(lr), "> 0")
-        _require("encoder_lr_factor", encoder_lr_factor, 0 <= encoder_lr_factor < math.inf, ">= 0")
-        _require("weight_decay", weight_decay, 0 <= weight_decay < math.inf, ">= 0")
-        _require("warmup", warmup, 0 <= warmup < 1, "in [0, 1), a share of the steps")
-        _require("poly_power", poly_power, 0 <= poly_power < math.inf, ">= 0")
-        _require("threshold", threshold, 0 < threshold < 1, "in (0, 1)")
-        _require("size_divisor", size_divisor, size_divisor >= 1, ">= 1")
-        _require("net", "none", any(p.requires_grad for p in net.parameters()), "to have a parameter to train")
-        finite = all(math.isfinite(value) for value in (*mean, *std))
-        _require("mean and std", [*mean, *std], finite, "to be finite")
-        _require("std", list(std), len(std) == len(mean) and min(std) > 0, f"to be {len(mean)} numbers > 0, as `mean`")
-        for name, value in (("activation", activation), ("ignore_index", ignore_index)):
-            if getattr(loss, name, value) != value:
-                raise ValueError(
-                    f"Expected the loss to have {name} {value!r} like the task, got {getattr(loss, name)!r}. "
-                    "Give both the same."
-                )
-        names, mean, std = list(class_names), list(mean), list(std)
-        for name in ("alpha", "gamma"):
-            given = getattr(loss, name, None)
-            if isinstance(given, Tensor) and given.ndim == 1 and len(given) != len(names):
-                raise ValueError(
-                    f"Expected `{name}` of the loss to hold a number per class, {len(names)} for {names}, got "
-                    f"{len(given)}. Give one per class, or a single number."
-                )
-        self.save_hyperparameters(
-            {
-                "class_names": names,
-                "activation": activation,
-                "ignore_index": ignore_index,
-                "lr": lr,
-                "encoder_lr_factor": encoder_lr_factor,
-                "weight_decay": weight_decay,
-                "warmup": warmup,
-                "poly_power": poly_power,
-                "mean": mean,
-                "std": std,
-                "threshold": threshold,
-                "size_divisor": size_divisor,
-                "channels_last": channels_last,
-            }
-        )
-        self.net = net.to(memory_format=torch.channels_last) if channels_last else net
+        options = {name: list(value) if name in _LISTS else value for name, value in given.items()}
+        check_options(net, loss, options)
+        self.save_hyperparameters(options)
         self.loss = loss
-        self.class_names = names
+        self.class_names: list[str] = options["class_names"]
+        self._build_net(net)
         self.scores: dict[str, Scores] = {}
-        self._random: list[dict[str, Any]] = []
+        how = activation, ignore_index, threshold
+        self._scorers = nn.ModuleDict({split: Scorer(self.class_names, *how) for split in ("val", "test")})
+        self._resumed: dict[str, Any] | None = None
         self._last: tuple[Tensor, int, Sequence[str]] | None = None
-        self.register_buffer("_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        self._confusion = nn.ModuleDict(
-            {split: _confusion_matrix(activation, len(names), ignore_index, threshold) for split in ("val", "test")}
-        )
-        # Not Lightning's mean, which takes half of an odd number of images for an integer when there are two processes.
-        self._losses = nn.ModuleDict({split: MeanMetric(nan_strategy="disable") for split in ("val", "test")})
+
+    def _build_net(self, net: nn.Module) -> None:
+        self.net = net.to(memory_format=torch.channels_last) if self.hparams["channels_last"] else net
+        encoder = encoder_of(net) if self.hparams["freeze_encoder"] else None
+        self._freezer = Freezer(encoder) if encoder is not None else None
+        for name in ("mean", "std"):
+            self.register_buffer(f"_{name}", torch.tensor(self.hparams[name]).view(-1, 1, 1), persistent=False)
+        if self.hparams["compile"]:
+            # In place, which keeps the names of the weights. A graph per size of a batch: with one for all sizes their
+            # order would decide which kernels run, and a resumed fit would differ in the last bits.
+            self.net.compile(dynamic=False)
 
     def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits (B, C, *size) of images (B, D, H, W), uint8 or float in 0..1; `size` defaults to (H, W)."""
-        inputs = normalise(images, self._mean, self._std)
-        if self.hparams["channels_last"]:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        try:
-            logits = predict_logits(self.net, inputs, size, divisor=self.hparams["size_divisor"])
-        except (RuntimeError, LookupError, TypeError) as error:
-            if "memory" in str(error):  # not the net's fault
-                raise
-            shape = tuple(images.shape)
-            raise ValueError(f"Expected the net to take images {shape}, but it raised: {error!s:.300}") from error
-        if logits.shape[1] != len(self.class_names):
-            raise ValueError(
-                f"Expected the net to return one channel per class, {len(self.class_names)} for {self.class_names}, "
-                f"got {logits.shape[1]}. Set the net's number of classes to {len(self.class_names)}."
-            )
+        logits = self._run_net(predict_logits, images, size)
+        self._check_channels(logits)
         return logits
 
     @torch.no_grad()
@@ -171,16 +147,20 @@ class SegmentationTask(LightningModule):
 
         softmax: class indices (B, *size). sigmoid: 0/1 per class (B, C, *size), or (B, *size) for a single class.
         """
-        return self._labels(self(images, size))
+        return self._scorer("val").labels(self(images, size))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch, logged as train/loss.
+        """The loss of a batch, with that of auxiliary outputs, logged as train/loss.
 
         Raises:
             NonFiniteLossError: The loss is NaN or infinite. On a GPU one step later, so that nobody waits for it.
         """
         self._check_finite()
-        loss = self._loss(batch)[0]
+        logits, *auxiliary = self._run_net(predict_all_logits, batch["image"], batch["mask"].shape[-2:])
+        self._check_channels(logits)
+        loss = self._loss(logits, batch["mask"])
+        for further in auxiliary:
+            loss = loss + self.hparams["aux_weight"] * self._loss(further, batch["mask"])
         self._last = (loss.detach(), self.global_step, batch.get("name", []))
         if loss.device.type == "cpu":
             self._check_finite()
@@ -188,13 +168,13 @@ class SegmentationTask(LightningModule):
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the confusion matrix of val."""
-        self._evaluate("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Adds a batch to the confusion matrix of val, and returns the labels."""
+        return self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the confusion matrix of test."""
-        self._evaluate("test", batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Adds a batch to the confusion matrix of test, and returns the labels."""
+        return self._evaluate("test", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Labels at the size of the source images, which is the same within a batch."""
@@ -204,24 +184,29 @@ class SegmentationTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the random numbers' state of every process; refuses to save weights that a loss of NaN has spoilt."""
         self._check_finite()
-        checkpoint["random"] = [_random_state()] * self.trainer.world_size
+        checkpoint["random"] = [random_state()] * self.trainer.world_size
         if self.trainer.world_size > 1:
-            distributed.all_gather_object(checkpoint["random"], _random_state())
+            distributed.all_gather_object(checkpoint["random"], random_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the random numbers' state until training starts."""
-        self._random = checkpoint.get("random", [])
+        self._resumed = {"random": checkpoint.get("random", [])}
 
     def on_validation_epoch_end(self) -> None:
-        """Scores val and logs val/miou and val/iou/CLASS."""
+        """Scores val and logs val/miou, val/iou/CLASS, and val/loss_share/CLASS for a loss with a breakdown."""
         self._score("val")
 
     def on_test_epoch_end(self) -> None:
-        """Scores test and logs test/miou and test/iou/CLASS."""
+        """Scores test and logs test/miou and so on."""
         self._score("test")
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The moving average of the weights, if there is to be one."""
+        keep = self.hparams["ema_decay"]
+        return [] if keep is None else [MovingAverage(keep, self.hparams["ema_start"])]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with linear warm-up and polynomial decay, updated every step."""
+        """AdamW with a schedule that is updated every step."""
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.hparams["lr"])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -231,11 +216,15 @@ class SegmentationTask(LightningModule):
 
         A checkpoint brings progress, not options. Of several processes each has random numbers of its own.
         """
-        if len(self._random) == self.trainer.world_size:
-            _set_random_state(self._random[self.global_rank])
+        self._freeze()  # here too: an epoch that is taken up in its midst does not start
+        resumed, self._resumed = self._resumed, None
+        states = resumed["random"] if resumed is not None else []
+        if len(states) == self.trainer.world_size:
+            set_random_state(states[self.global_rank])
         elif self.global_rank:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
-        self._random = []
+        if resumed is None:
+            return
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
@@ -245,6 +234,19 @@ class SegmentationTask(LightningModule):
             group["lr"] = wanted["lr"] * self._lr_factor(schedule.last_epoch)
         schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
+    def on_train_epoch_start(self) -> None:
+        """Freezes the encoder, or lets it train."""
+        self._freeze()
+
+    def on_train_end(self) -> None:
+        """Leaves no part of the net frozen."""
+        if self._freezer is not None:
+            self._freezer.set(False)
+
+    def _freeze(self) -> None:
+        if self._freezer is not None:
+            self._freezer.set(self.current_epoch < self.hparams["freeze_encoder"])
+
     def _check_finite(self) -> None:
         """Look at the last training loss, once."""
         if self._last is not None:
@@ -252,39 +254,70 @@ class SegmentationTask(LightningModule):
             if not bool(loss.isfinite()):
                 raise NonFiniteLossError(loss.item(), step, names)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        mask: Tensor = batch["mask"]
-        logits = self(batch["image"], (mask.shape[-2], mask.shape[-1]))
+    def _run_net(self, predict: Callable[..., Outputs], images: Tensor, size: Sequence[int] | None) -> Outputs:
+        inputs = normalise(images, self._mean, self._std)
+        if self.hparams["channels_last"]:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        try:
+            return predict(
+                self.net, inputs, None if size is None else tuple(size), divisor=self.hparams["size_divisor"]
+            )
+        except (RuntimeError, LookupError, TypeError) as error:
+            if "memory" in str(error):  # not the net's fault
+                raise
+            if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
+                raise ValueError(
+                    "Expected `compile` to find what torch.compile needs: a C++ compiler, or on a GPU Triton and a C "
+                    f"compiler, got: {error!s:.300} Install it, or set model.compile to false."
+                ) from error
+            shape = tuple(images.shape)
+            raise ValueError(f"Expected the net to take images {shape}, but it raised: {error!s:.300}") from error
+
+    def _check_channels(self, logits: Tensor) -> None:
+        if logits.shape[1] != len(self.class_names):
+            raise ValueError(
+                f"Expected the net to return one channel per class, {len(self.class_names)} for {self.class_names}, "
+                f"got {logits.shape[1]}. Set the net's number of classes to {len(self.class_names)}."
+            )
+
+    def _loss(self, logits: Tensor, mask: Tensor) -> Tensor:
+        loss = self._call_loss(self.loss, logits, mask)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"Expected the loss to return a scalar, got {got}. Let it reduce to the mean.")
+        return loss
+
+    def _call_loss(self, loss: Any, logits: Tensor, mask: Tensor) -> Any:  # noqa: ANN401
         # Losses of ours take labels of any integer type; others, torch's and smp's among them, want int64.
         target = mask if hasattr(self.loss, "breakdown") else mask.long()
-        loss: Tensor = self.loss(logits, target)
-        return loss, logits
+        try:
+            return loss(logits, target)
+        except (RuntimeError, LookupError, TypeError, AttributeError) as error:
+            if "memory" in str(error):  # not the loss's fault
+                raise
+            shapes = f"{tuple(logits.shape)} and {tuple(mask.shape)}"
+            raise ValueError(
+                f"Expected the loss to take logits and masks, {shapes}, but it raised: {error!s:.300}"
+            ) from error
 
-    def _labels(self, logits: Tensor) -> Tensor:
-        if self.hparams["activation"] == "softmax":
-            return logits.argmax(1)
-        chosen: Tensor = (logits.float().sigmoid() >= self.hparams["threshold"]).long()
-        return chosen[:, 0] if chosen.shape[1] == 1 else chosen
-
-    def _evaluate(self, split: str, batch: Batch) -> None:
-        loss, logits = self._loss(batch)
+    def _evaluate(self, split: str, batch: Batch) -> Tensor:
+        mask, scorer = batch["mask"], self._scorer(split)
         count = len(batch.get("name", batch["image"]))
-        self._mean_loss(split).update(loss if count else torch.zeros_like(loss), count)
-        labels, mask = self._labels(logits), batch["mask"].long()
-        if labels.ndim == 4 and mask.ndim == 3:
-            mask = _one_vs_rest(mask, len(self.class_names), self.hparams["ignore_index"])
-        if labels.ndim == 3 and mask.ndim == 4:
-            mask = mask[:, 0]
-        self._matrix(split).update(labels, mask)
+        logits = self(batch["image"], mask.shape[-2:])
+        if hasattr(self.loss, "breakdown"):
+            parts = self._call_loss(self.loss.breakdown, logits, mask)
+            loss = parts["total"]
+            scorer.losses.update(count * loss_of_classes(parts, getattr(self.loss, "classes", None)))
+        else:
+            loss = self._loss(logits, mask)
+        scorer.mean_loss.update(loss if count else torch.zeros_like(loss), count)
+        labels = scorer.labels(logits)
+        scorer.update(labels, mask)
+        return labels
 
     def _score(self, split: str) -> None:
-        self.log(f"{split}/loss", self._mean_loss(split).compute(), prog_bar=True, sync_dist=True)
-        self._mean_loss(split).reset()
-        matrix = self._matrix(split).compute()
-        self._matrix(split).reset()
-        if matrix.shape == (2, 2) and len(self.class_names) == 1:
-            matrix = matrix[None]
-        scores = Scores(matrix.cpu().numpy(), self.class_names)
+        scores, mean_loss, shares = self._scorer(split).result()
+        self.log(f"{split}/loss", mean_loss, prog_bar=True, sync_dist=True)
         self.scores[split] = scores
         # A split without a single labelled pixel has no mean; 0 lets the checkpoint's comparison go on.
         miou = 0.0 if math.isnan(scores.miou) else scores.miou
@@ -292,78 +325,27 @@ class SegmentationTask(LightningModule):
         for name, iou in zip(self.class_names, scores.iou.tolist(), strict=True):
             if not math.isnan(iou):
                 self.log(f"{split}/iou/{name}", iou, sync_dist=True)
+        if shares is not None:
+            named = zip(self.class_names, shares, strict=True)
+            self.log_dict({f"{split}/loss_share/{name}": share for name, share in named}, sync_dist=True)
 
-    def _mean_loss(self, split: str) -> Metric:
-        metric = self._losses[split]
-        assert isinstance(metric, Metric)
-        return metric
-
-    def _matrix(self, split: str) -> Metric:
-        metric = self._confusion[split]
-        assert isinstance(metric, Metric)
-        return metric
+    def _scorer(self, split: str) -> Scorer:
+        scorer = self._scorers[split]
+        assert isinstance(scorer, Scorer)
+        return scorer
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Four groups: encoder or not, with or without decay; empty ones are left out."""
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.net.named_parameters():
-            encoder = name.split(".")[0] in {"encoder", "backbone"}
-            groups.setdefault((encoder, parameter.ndim > 1), []).append(parameter)
-        return [
-            {
-                "params": parameters,
-                "lr": self.hparams["lr"] * (self.hparams["encoder_lr_factor"] if encoder else 1.0),
-                "weight_decay": self.hparams["weight_decay"] if decay else 0.0,
-            }
-            for (encoder, decay), parameters in groups.items()
-        ]
+        lr, factor, decay = (self.hparams[name] for name in ("lr", "encoder_lr_factor", "weight_decay"))
+        return parameter_groups(self.net, lr, factor, decay)
 
     def _lr_factor(self, step: int) -> float:
-        """Warm-up then poly: rises linearly to 1 and falls to 0 at the last step."""
-        total = max(1.0, self.trainer.estimated_stepping_batches)
-        _require("max_epochs or max_steps", total, total < math.inf, "to be set, as the schedule ends at the last step")
-        rise: float = self.hparams["warmup"] * total
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        return float((1 - min(step, total) / total) ** self.hparams["poly_power"])
+        steps = self.trainer.estimated_stepping_batches
+        require("max_epochs or max_steps", steps, steps < math.inf, "to be set, as the schedule ends at the last step")
+        schedule, warmup, power = (self.hparams[name] for name in ("schedule", "warmup", "poly_power"))
+        return lr_factor(step, max(1.0, steps), schedule, warmup=warmup, power=power)
 
 
-def _confusion_matrix(activation: Activation, classes: int, ignore_index: int, threshold: float) -> Metric:
-    if activation == "softmax":
-        _require("class_names", classes, classes >= 2, "to hold two or more for softmax; one class goes with sigmoid")
-        return MulticlassConfusionMatrix(classes, ignore_index=ignore_index, validate_args=False)
-    if classes == 1:
-        return BinaryConfusionMatrix(threshold, ignore_index=ignore_index, validate_args=False)
-    return MultilabelConfusionMatrix(classes, threshold, ignore_index=ignore_index, validate_args=False)
-
-
-def _one_vs_rest(mask: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """Class indices (B, H, W) to 0/1 per class (B, C, H, W), ignored in every class where ignored."""
-    index = torch.arange(classes, device=mask.device).view(1, -1, 1, 1)
-    return torch.where(mask[:, None] == ignore_index, ignore_index, (mask[:, None] == index).long())
-
-
-def _random_state() -> dict[str, Any]:
-    """Of PyTorch, NumPy and Python, as plain data and tensors."""
-    _, keys, *numpy = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
-        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), *numpy],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    keys, *numpy = state["numpy"]
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():  # else another machine, where the same numbers cannot come
-        torch.cuda.set_rng_state_all(state["cuda"])
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *numpy))
-    version, inner, gauss = state["python"]
-    random.setstate((version, tuple(inner), gauss))
-
-
-def _require(name: str, value: object, holds: bool, rule: str) -> None:
-    if not holds:
-        raise ValueError(f"Expected `{name}` {rule}, got {value}.")
+_LISTS = ("class_names", "mean", "std")  # plain lists, whatever sequences they are given as
+_OPTIONS = [
+    name for name in inspect.signature(SegmentationTask.__init__).parameters if name not in ("self", "net", "loss")
+]

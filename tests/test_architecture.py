@@ -22,7 +22,8 @@ ALLOWED = {
     "checkpoints": set(),
     "ranks": set(),
     "runs": {"segfocal.checkpoints", "segfocal.ranks"},
-    "task": {"segfocal.evaluation.scores", "segfocal.inference"},
+    "training": {"segfocal.evaluation", "segfocal.training"},
+    "task": {"segfocal.evaluation.scores", "segfocal.inference", "segfocal.training"},
 }
 
 

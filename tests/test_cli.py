@@ -157,7 +157,7 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(home, run, monkeypatch
     def interrupt(task, batch, batch_idx):
         if task.current_epoch == 1:
             raise KeyboardInterrupt
-        return task._loss(batch)[0]
+        return task._loss(task(batch["image"], batch["mask"].shape[-2:]), batch["mask"])
 
     monkeypatch.setattr(SegmentationTask, "training_step", interrupt)
     code, out, err = run("fit", "--config", "tiny.yaml", "--name", "interrupted")

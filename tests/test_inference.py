@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segfocal.inference import normalise, predict_logits
+from segfocal.inference import normalise, predict_all_logits, predict_logits
 
 
 @pytest.mark.parametrize("size", [(64, 96), (45, 60), (1, 1), (360, 480)])
@@ -33,7 +33,26 @@ def test_a_dict_with_out_is_taken_as_torchvision_means_it():
     assert logits.shape == (1, 2, 32, 32)
 
 
-@pytest.mark.parametrize("net", [nn.Flatten(), nn.AvgPool2d(2), lambda x: [x]])
+@pytest.mark.parametrize("outputs", [dict, list, tuple])
+def test_auxiliary_logits_follow_at_the_same_size(outputs):
+    def net(images):
+        first, second = images[:, :2], images[:, :2, ::4, ::4]
+        return {"out": first, "aux": second} if outputs is dict else outputs([first, second])
+
+    images = torch.arange(45.0 * 60).view(1, 1, 45, 60).expand(2, 3, -1, -1)
+    first, second = predict_all_logits(net, images, (90, 120))
+    torch.testing.assert_close(first, predict_logits(net, images, (90, 120)))
+    assert second.shape == (2, 2, 90, 120)
+    middle = (Ellipsis, slice(20, 70), slice(20, 90))
+    torch.testing.assert_close(second[middle], first[middle], rtol=0, atol=120)  # two rows are 120 apart
+
+
+def test_a_further_output_that_is_no_logits_is_named():
+    with pytest.raises(ValueError, match=r"logits \(1, 2, 'h', 'w'\), got \(1, 4\)"):
+        predict_all_logits(lambda x: (x[:, :2], torch.zeros(1, 4)), torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("net", [nn.Flatten(), nn.AvgPool2d(2), lambda x: [], lambda x: ["no"]])
 def test_a_net_that_returns_something_else_is_named(net):
     with pytest.raises(ValueError, match=r"Expected the net to return logits \(B, C, 32, 32\)"):
         predict_logits(net, torch.zeros(1, 3, 32, 32))

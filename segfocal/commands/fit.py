@@ -7,6 +7,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from segfocal.checkpoints import CheckpointError, SaveOnTermination, load_checkpoint
 from segfocal.commands import load, report, start_run, with_config_of_run
+from segfocal.commands.find_lr import find_lr
 from segfocal.configuration import Configuration
 from segfocal.data.loading import LabelledImages
 from segfocal.mistakes import ConfigError
@@ -15,8 +16,11 @@ from segfocal.task import NonFiniteLossError
 
 
 def fit(options: list[str]) -> None:
-    """Train, then score the best checkpoint on val."""
-    options = with_config_of_run("fit", options)
+    """Train, then score the best checkpoint on val; with --find_lr, look for a learning rate instead."""
+    looks_for_lr = "--find_lr" in options
+    options = with_config_of_run("fit", [word for word in options if word != "--find_lr"])
+    if looks_for_lr:
+        return find_lr(options)
     configuration = Configuration("fit", options)
     config, task, data = configuration.config, configuration.model, configuration.datamodule
     resumed, started = (None, 0) if config.ckpt_path is None else _resume(configuration)
@@ -44,6 +48,7 @@ def fit(options: list[str]) -> None:
     if chosen := best.best_model_path or last.best_model_path:
         load(configuration, Path(chosen))
         task.scores.clear()
+        trainer.loggers = []  # the curves are those of the fit
         trainer.validate(task, datamodule=data, verbose=False)
         report(configuration, run, "fit", "val", chosen)
     print(f"run: {run}")

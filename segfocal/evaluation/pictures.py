@@ -68,6 +68,31 @@ def overlay(
     return np.clip(mixed.round(), 0, 255).astype(np.uint8)
 
 
+def tinted(image: Picture, labels: Labels, class_names: Sequence[str], palette: Sequence[Colour]) -> Picture:
+    """The image under the colours of its labels, whatever their kind; the background stays untinted.
+
+    Args:
+        image: The image, of any size.
+        labels: Class indices (H, W); for a single class 0 and 1 (H, W); for classes that overlap 0 and 1 (C, H, W).
+            Other values, such as those of ignored pixels, stay untinted.
+        class_names: The C names.
+        palette: One colour per class.
+
+    Example:
+        >>> grey = np.full((2, 2, 3), 100, np.uint8)
+        >>> tinted(grey, np.array([[0, 0], [0, 1]]), ["crack"], [(255, 0, 0)])[1, 1].tolist()
+        [255, 0, 0]
+    """
+    if labels.ndim == 3:
+        for plane, colour in zip(labels, palette, strict=True):
+            image = overlay(image, plane, [(0, 0, 0), colour], clear=[0])
+        return image
+    if len(class_names) == 1:
+        return overlay(image, labels, [(0, 0, 0), palette[0]], clear=[0])
+    background = [index for index, name in enumerate(class_names) if name.lower() == "background"]
+    return overlay(image, labels, palette, clear=background)
+
+
 class PredictionWriter(Callback):
     """Writes every predicted batch into a folder: masks/NAME.png with class indices, overlays/NAME.jpg.
 
@@ -106,31 +131,16 @@ class PredictionWriter(Callback):
         for path in (mask_path, overlay_path):
             path.parent.mkdir(parents=True, exist_ok=True)
         if labels.ndim == 2:
-            write_palette_png(mask_path, labels, self._colours)
-            picture = overlay(image, labels, self._colours, clear=self._clear)
+            colours = [(0, 0, 0), self.palette[0]] if len(self.class_names) == 1 else self.palette
+            write_palette_png(mask_path, labels, colours)
         else:
-            picture = image
             for index, class_name in enumerate(self.class_names):
                 colours = [(0, 0, 0), self.palette[index]]
                 safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in class_name)
                 write_palette_png(mask_path.with_name(f"{mask_path.stem}.{safe}.png"), labels[index], colours)
-                picture = overlay(picture, labels[index], colours, clear=[0])
+        picture = tinted(image, labels, self.class_names, self.palette)
         Image.fromarray(picture).save(overlay_path, quality=92)
         self.count += 1
-
-    @property
-    def _binary(self) -> bool:
-        return len(self.class_names) == 1
-
-    @property
-    def _clear(self) -> list[int]:
-        """A background is no object to tint."""
-        names = ["background"] if self._binary else self.class_names
-        return [index for index, name in enumerate(names) if name.lower() == "background"]
-
-    @property
-    def _colours(self) -> list[Colour]:
-        return [(0, 0, 0), self.palette[0]] if self._binary else self.palette
 
 
 def as_picture(image: NDArray[Any]) -> Picture:

@@ -1,0 +1,55 @@
+"""The encoder of a net: which parameters it has, their learning rate, and how it is kept as it is for a while."""
+
+from typing import Any
+
+from torch import nn
+
+NAMES = ("encoder", "backbone")  # as smp and torchvision call it
+
+
+def encoder_of(net: nn.Module) -> nn.Module | None:
+    """The part of the net that is called encoder or backbone.
+
+    Example:
+        >>> net = nn.ModuleDict({"backbone": nn.Conv2d(3, 8, 3), "head": nn.Conv2d(8, 2, 1)})
+        >>> encoder_of(net)
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+    """
+    return next((getattr(net, name) for name in NAMES if isinstance(getattr(net, name, None), nn.Module)), None)
+
+
+def parameter_groups(net: nn.Module, lr: float, encoder_lr_factor: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Four groups for the optimiser: encoder or not, with or without decay; empty ones are left out."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        groups.setdefault((name.split(".")[0] in NAMES, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * (encoder_lr_factor if encoder else 1.0),
+            "weight_decay": weight_decay if decay else 0.0,
+        }
+        for (encoder, decay), parameters in groups.items()
+    ]
+
+
+class Freezer:
+    """Keeps an encoder as it is: no gradients, and eval mode, so that its norms' statistics do not move either.
+
+    Args:
+        encoder: What to keep; parameters of it that are not trained anyway are left alone.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder, self.frozen = encoder, False
+        self.parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+
+    def set(self, frozen: bool) -> None:
+        """Freeze it, or let it train."""
+        if frozen == self.frozen:
+            return
+        self.frozen = frozen
+        for parameter in self.parameters:
+            parameter.requires_grad_(not frozen)
+            parameter.grad = None
+        self.encoder.train(not frozen)
