@@ -19,15 +19,16 @@ def samples(tmp_path):
 
 
 def test_sizes_and_labels_are_collected(samples):
-    checked, faults, present = checks.check_samples(samples, Labels(3, 255), "masks")
+    checked, faults, counts = checks.check_samples(samples, Labels(3, 255), "masks")
     assert faults == []
-    assert present == {0, 1, 2}
+    assert counts.tolist() == [[24, 0, 0], [0, 30, 0], [0, 0, 36]]
     assert [sample.size for sample in checked] == [(4, 6), (5, 6), (6, 6)]
 
 
 def test_headers_alone_tell_sizes_but_no_labels(samples):
-    checked, faults, present = checks.check_samples(samples, Labels(2, 255), "headers")
-    assert (faults, present) == ([], set())
+    checked, faults, counts = checks.check_samples(samples, Labels(2, 255), "headers")
+    assert faults == []
+    assert not counts.any()
     assert [sample.size for sample in checked] == [(4, 6), (5, 6), (6, 6)]
 
 

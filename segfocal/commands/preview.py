@@ -40,7 +40,9 @@ def preview(options: list[str]) -> None:
     dataset = _training_data(data)
     if isinstance(dataset, SegmentationDataset):
         rows = _rows(dataset, painter, count, draws)
-        titles = ["image", "mask", *(f"epoch {epoch}" for epoch in range(1, draws + 1))]
+        # With `rare_images` an epoch need not show an image, or shows it twice.
+        drawn = "epoch" if dataset.rare is None else "draw"
+        titles = ["image", "mask", *(f"{drawn} {epoch}" for epoch in range(1, draws + 1))]
     else:
         rows = _foreign_rows(dataset, painter, count, draws)
         titles = [f"draw {draw}" for draw in range(1, draws + 1)]

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -22,6 +24,7 @@ from segfocal.data.layouts import Split
 from segfocal.data.loading import default_workers
 from segfocal.data.masks import read_mask_size
 
+Array = NDArray[Any]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -71,16 +74,17 @@ class Inspection:
 
 def check_samples(
     samples: Sequence[FileSample], labels: Labels, depth: Depth
-) -> tuple[list[FileSample], list[str], set[int]]:
+) -> tuple[list[FileSample], list[str], Array]:
     """Read every header; for "masks" also decode every mask, for "pixels" every image too.
 
     Returns:
-        The samples with their sizes, the faults, and the indices of the classes that occur (but for "headers").
+        The samples with their sizes, the faults, and the pixels of each class in each image, (images,
+        C), all 0 for "headers".
     """
 
-    def check(sample: FileSample) -> tuple[FileSample, list[str], set[int]]:
+    def check(sample: FileSample) -> tuple[FileSample, list[str], Array]:
         faults: list[str] = []
-        present: set[int] = set()
+        counts = np.zeros(labels.num_classes, np.int64)
         try:
             sample = replace(sample, size=read_size(sample.image_path, sample.name, sample.bands))
             if depth == "pixels":
@@ -91,19 +95,19 @@ def check_samples(
             if sample.masks and depth != "headers":
                 mask, more = sample.decoded(labels)
                 faults += more
-                present = set() if mask is None else labels.present(mask)
+                counts = counts if mask is None else labels.counts(mask)
             elif depth == "headers":
                 for path, name in sample.masks:
                     faults += sample.size_faults(read_mask_size(path, name, labels), name)
         except DataError as error:
             faults.append(str(error))
-        return sample, faults, present
+        return sample, faults, counts
 
     results = in_parallel(check, samples, _TITLES[depth])
     return (
         [sample for sample, _, _ in results],
         [fault for _, faults, _ in results for fault in faults],
-        {index for _, _, present in results for index in present},
+        np.array([counts for _, _, counts in results], np.int64).reshape(len(results), labels.num_classes),
     )
 
 

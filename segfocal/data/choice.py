@@ -36,11 +36,7 @@ def samples_of_all_classes(samples: Sequence[Sample], labels: Labels, count: int
     spread = evenly_spread(len(samples), max(count, LOOKED_AT))
 
     def counted(index: int) -> Array:
-        mask = samples[index].mask(labels)
-        if mask.ndim == 3:
-            return np.asarray((mask == 1).sum((1, 2)))
-        first = 1 if labels.num_classes == 1 else 0  # the background of a binary task is no class
-        return np.bincount(mask.ravel(), minlength=labels.count)[first : labels.count]
+        return labels.counts(samples[index].mask(labels))
 
     pixels = np.stack(in_parallel(counted, spread, "Looking for classes"))  # (samples, classes)
     pixels = pixels[:, np.argsort(pixels.sum(0), kind="stable")]  # rare classes first, which decides between equals

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segfocal.data.checks import Inspection, check_samples, equal_images, shared_images, unequal_sizes
+import numpy as np
+from numpy.typing import NDArray
+
+from segfocal.data.checks import Depth, Inspection, check_samples, equal_images, shared_images, unequal_sizes
 from segfocal.data.classes import Classes, resolve_classes
 from segfocal.data.datasets import FileSample, SegmentationDataset
 from segfocal.data.files import fault_report
@@ -15,7 +18,10 @@ from segfocal.data.labels import FORMS, Labels, MaskForm
 from segfocal.data.layouts import LAYOUTS, SPLITS, Layout, Source, Split, detect_layout
 from segfocal.data.loading import LabelledImages, check_at_least, check_size
 from segfocal.data.pairing import find_images
+from segfocal.data.sampling import Crop, RareImages, class_probabilities
 from segfocal.data.transforms import AlbumentationsAugment, Entry
+
+Array = NDArray[Any]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +63,12 @@ class SegmentationDataModule(LabelledImages):
             16 bits. Pixels travel as 8 bits.
         size: (H, W) to which images are resized for the net; None keeps them. Masks of val and test keep their own
             resolution, and scores are computed there.
+        crop: (H, W) of a window that is cut at random out of every training image, before `augment`. Smaller images are
+            padded with ignored pixels.
+        rare_crops: Share of the windows that are laid around a pixel of a class, which is drawn with a probability that
+            goes as 1 / sqrt(its share of the pixels).
+        rare_images: Share of the places of an epoch that go to images with many pixels of a class that is drawn
+            likewise; the others go to every image in turn.
         augment: For training: light, street, aerial or medical, or a list of these and of albumentations transforms.
             They see the stored resolution, so that a crop loses no detail; `size` comes after them. Pixels they bring
             in from outside become `ignore_index` in the mask, whatever their `fill_mask` says.
@@ -88,6 +100,9 @@ class SegmentationDataModule(LabelledImages):
         in_channels: int = 3,
         value_range: tuple[float, float] | None = None,
         size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
+        rare_crops: float = 0.0,
+        rare_images: float = 0.0,
         augment: str | list[Entry] | None = None,
         batch_size: int = 8,
         eval_batch_size: int | None = None,
@@ -127,9 +142,23 @@ class SegmentationDataModule(LabelledImages):
         )
         check_at_least("in_channels", in_channels, 1)
         self.size = None if size is None else check_size(size, 1)
+        self.crop = None if crop is None else check_size(crop, 1, "crop")
+        self.rare_crops, self.rare_images = rare_crops, rare_images
+        for name, share in (("rare_crops", rare_crops), ("rare_images", rare_images)):
+            if isinstance(share, bool) or not 0 <= share <= 1:
+                raise ValueError(f"Expected `{name}` to be a share in [0, 1], got {share}. Correct it.")
+        if rare_crops and crop is None:
+            raise ValueError(
+                "Expected `crop`, for `rare_crops` says where its windows lie. Set it, such as [256, 256]."
+            )
         self.augment = AlbumentationsAugment(augment, ignore_index) if augment else None
         self.images = images
         self.verify = verify
+
+    @property
+    def rare(self) -> bool:
+        """Whether rare classes are shown more often, for which their pixels are counted."""
+        return self.rare_crops > 0 or self.rare_images > 0
 
     @property
     def in_channels(self) -> int:
@@ -152,27 +181,34 @@ class SegmentationDataModule(LabelledImages):
         files = self.source.split_files or {}
         found: dict[Split, list[FileSample]] = {}
         faults: list[str] = []
-        present: set[int] = set()
+        counts = np.zeros((0, self.num_classes))
         for split in [split for split in SPLITS if split in wanted or split in files]:
             found[split], more = self.source.samples(split)
             faults += more if split in wanted else []
         faults += shared_images(found) if files else []
         for split in wanted:
-            found[split], more, labels = check_samples(found[split], self.labels, "masks" if self.verify else "headers")
+            depth: Depth = "masks" if self.verify or (self.rare and split == "train") else "headers"
+            found[split], more, pixels = check_samples(found[split], self.labels, depth)
             faults += more
             if split == "train":
-                present = labels
-                faults += [] if more else self._nothing_to_learn(present)
-                if self.size is None and self.augment is None:
+                counts = pixels
+                faults += [] if more or depth == "headers" else self._nothing_to_learn(counts)
+                if self.size is None and self.augment is None and self.crop is None:
                     faults += unequal_sizes(found[split])
         if faults:
             raise fault_report(faults, str(self.root))
         for split in wanted:
             train = split == "train"
             self.datasets[split] = SegmentationDataset(
-                found[split], self.labels, size=self.size, train=train, augment=self.augment if train else None
+                found[split],
+                self.labels,
+                size=self.size,
+                train=train,
+                crop=self._crop(counts) if train else None,
+                augment=self.augment if train else None,
+                rare=RareImages.of(self.rare_images, counts) if train and self.rare_images else None,
             )
-        if absent := self._absent_classes(present) if present else "":
+        if absent := self._absent_classes(counts) if counts.any() else "":
             _log.warning(absent)
 
     def _set_up_prediction(self) -> None:
@@ -187,30 +223,35 @@ class SegmentationDataModule(LabelledImages):
             raise fault_report(faults + more, str(where))
         self.datasets["predict"] = SegmentationDataset(samples, self.labels, size=self.size, with_masks=False)
 
+    def _crop(self, counts: Array) -> Crop | None:
+        if self.crop is None:
+            return None
+        return Crop(self.crop, self.labels, self.rare_crops, class_probabilities(counts.sum(0)))
+
     def inspect(self) -> Inspection:
         """Read and decode every image and mask of every split that is there; train and val must be."""
         found: dict[Split, list[FileSample]] = {}
         faults: dict[str, list[str]] = {}
-        present: dict[str, set[int]] = {}
+        counts: dict[str, Array] = {}
         for split in [split for split in SPLITS if split != "test" or self.source.has(split)]:
             samples, faults[split] = self.source.samples(split)
-            found[split], more, present[split] = check_samples(samples, self.labels, "pixels")
+            found[split], more, counts[split] = check_samples(samples, self.labels, "pixels")
             faults[split] += more
         if not faults["train"]:
-            faults["train"] += self._nothing_to_learn(present["train"])
-        if self.size is None and self.augment is None:
+            faults["train"] += self._nothing_to_learn(counts["train"])
+        if self.size is None and self.augment is None and self.crop is None:
             faults["train"] += unequal_sizes(found["train"])
         leaks = (shared_images(found) if self.source.split_files else []) + equal_images(found)
         return Inspection(
             where=str(self.root),
             images={split: len(samples) for split, samples in found.items()},
             faults={split: list(dict.fromkeys(listed)) for split, listed in faults.items()} | {"splits": leaks},
-            warnings=[self._absent_classes(present["train"])] if self._absent_classes(present["train"]) else [],
+            warnings=[absent] if (absent := self._absent_classes(counts["train"])) else [],
         )
 
-    def _nothing_to_learn(self, present: set[int]) -> list[str]:
+    def _nothing_to_learn(self, counts: Array) -> list[str]:
         """A class that never occurs may be rare; a single one that never occurs is a mask that means something else."""
-        if self.num_classes > 1 or 0 in present:
+        if self.num_classes > 1 or counts.any():
             return []
         name = self.class_names[0]
         return [
@@ -218,8 +259,8 @@ class SegmentationDataModule(LabelledImages):
             f"`classes: {{{name}: {self.ignore_index}}}`."
         ]
 
-    def _absent_classes(self, present: set[int]) -> str:
-        absent = [f"{name} ({index})" for index, name in enumerate(self.class_names) if index not in present]
+    def _absent_classes(self, counts: Array) -> str:
+        absent = [f"{name} ({index})" for index, name in enumerate(self.class_names) if not counts[:, index].any()]
         return f"Classes that never occur in train and cannot be learnt: {', '.join(absent)}." if absent else ""
 
 

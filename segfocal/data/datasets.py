@@ -19,6 +19,7 @@ from segfocal.data.files import DataError
 from segfocal.data.images import RGB, Bands, read_image
 from segfocal.data.labels import Labels
 from segfocal.data.masks import read_channels, read_mask
+from segfocal.data.sampling import RareImages
 from segfocal.data.transforms import Augment
 
 Array = NDArray[Any]
@@ -156,7 +157,9 @@ class SegmentationDataset(Dataset[Batch]):
         labels: The legal labels.
         size: (H, W) to which images are resized; None keeps them.
         train: Augment, and resize masks with the image. Otherwise masks keep their own resolution.
-        augment: Called with image, mask and a seed when `train`, before they are resized.
+        crop: Called with image, mask and a seed when `train`, before `augment`.
+        augment: Called likewise, before they are resized.
+        rare: Which images an epoch shows more often; None shows each once.
         with_masks: False for prediction: items then hold "size" and "path" instead of "mask".
     """
 
@@ -167,14 +170,18 @@ class SegmentationDataset(Dataset[Batch]):
         *,
         size: tuple[int, int] | None = None,
         train: bool = False,
+        crop: Augment | None = None,
         augment: Augment | None = None,
+        rare: RareImages | None = None,
         with_masks: bool = True,
     ) -> None:
         self.samples = samples
         self.labels = labels
         self.size = size
         self.train = train
+        self.crop = crop
         self.augment = augment
+        self.rare = rare
         self.with_masks = with_masks
 
     def __len__(self) -> int:
@@ -190,6 +197,8 @@ class SegmentationDataset(Dataset[Batch]):
             return {"image": _to_tensor(image), "name": sample.name, "size": sample.size, "path": sample.path}
         mask = sample.mask(self.labels)
         if self.train:
+            if self.crop is not None:
+                image, mask = self.crop(image, mask, seed)
             if self.augment is not None:
                 image, mask = self._augmented(self.augment, sample.name, image, mask, seed)
             mask = resize_mask(mask, self.size)

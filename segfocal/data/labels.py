@@ -100,12 +100,25 @@ class Labels:
         place = raw % table.modulus
         return np.where(table.keys[place] == raw, table.labels[place], table.rest)
 
-    def present(self, mask: Array) -> set[int]:
-        """The indices of the classes that occur in a legal mask, (H, W) or dense (C, H, W)."""
+    def counts(self, mask: Array) -> Array:
+        """The pixels of each class, (C,), in a legal mask, (H, W) or dense (C, H, W)."""
         if mask.ndim == 3:
-            return {index for index, plane in enumerate(mask) if (plane == 1).any()}
-        labels = set(present_labels(mask)) - {self.ignore_index}
-        return {0} & {label - 1 for label in labels} if self.num_classes == 1 else labels
+            return np.asarray(np.count_nonzero(mask == 1, axis=(1, 2)))
+        first = 1 if self.num_classes == 1 else 0  # the background of a binary task is no class
+        if mask.dtype == np.uint8:  # three times as fast as bincount
+            pixels = cv2.calcHist([mask], [0], None, [256], [0, 256]).reshape(-1)
+            return np.asarray(pixels[first : self.count], np.int64)
+        return np.bincount(mask.ravel(), minlength=self.count)[first : self.count]
+
+    def present(self, mask: Array) -> set[int]:
+        """The indices of the classes that occur in a legal mask."""
+        return set(np.flatnonzero(self.counts(mask)).tolist())
+
+    def where(self, mask: Array, index: int) -> Array:
+        """The pixels (H, W) of a class in a legal mask."""
+        if mask.ndim == 3:
+            return np.asarray(mask[index] == 1)
+        return np.asarray(mask == (1 if self.num_classes == 1 else index))
 
     def _targets(self, plane: int) -> dict[int, int]:
         """What each listed raw value becomes."""

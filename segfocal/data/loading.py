@@ -20,6 +20,7 @@ from segfocal.data.datasets import Batch, SegmentationDataset
 from segfocal.data.files import DataError
 from segfocal.data.labels import Labels
 from segfocal.data.palettes import default_palette
+from segfocal.data.sampling import RareImages
 
 
 class LabelledImages(LightningDataModule):
@@ -175,7 +176,16 @@ class SeededSampler(Sampler[tuple[int, int]]):
     (True, True)
     """
 
-    def __init__(self, count: int, seed: int, batch_size: int = 1, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        batch_size: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+        *,
+        rare: RareImages | None = None,
+    ) -> None:
         if count < ranks:
             raise ValueError(
                 f"Expected an image for each process, got {count} to train on for {ranks} processes. "
@@ -186,6 +196,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.drawn = -1  # of the order drawn last
         self.skip = 0
         self.count = count
+        self.rare = rare
         whole = batch_size * ranks
         starts = range(rank * batch_size, count - count % whole, whole)
         self._places = [place for start in starts for place in range(start, start + batch_size)]
@@ -199,9 +210,11 @@ class SeededSampler(Sampler[tuple[int, int]]):
         random = np.random.default_rng([self.seed, self.epoch])
         self.drawn = self.epoch
         self.epoch += 1
-        order = random.permutation(self.count).tolist()
+        order = random.permutation(self.count)
         seeds = random.integers(2**32, size=self.count).tolist()
-        left = [(order[place], seeds[place]) for place in self._places[self.skip :]]
+        if self.rare is not None:
+            order = self.rare.replaced(order, random)
+        left = [(int(order[place]), seeds[place]) for place in self._places[self.skip :]]
         self.skip = 0
         return iter(left)
 
@@ -301,7 +314,7 @@ def make_loader(
         "generator": torch.Generator().manual_seed(seed),
     }
     if dataset.train:
-        sampler = SeededSampler(len(dataset), seed, batch_size, rank, ranks)
+        sampler = SeededSampler(len(dataset), seed, batch_size, rank, ranks, rare=dataset.rare)
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **common)
     # Stored sizes, even when the net sees one size: masks are compared, and predictions written, at the stored size.
     sizes = [sample.size for sample in dataset.samples]
@@ -325,10 +338,12 @@ def check_at_least(argument: str, value: int, least: int) -> None:
         raise ValueError(f"Expected `{argument}` to be an integer of at least {least}, got {value!r}. Correct it.")
 
 
-def check_size(size: tuple[int, ...], least: int) -> tuple[int, int]:
+def check_size(size: tuple[int, ...], least: int, argument: str = "size") -> tuple[int, int]:
     """Return `size` as (H, W); raise a ValueError unless it is two integers of at least `least`."""
     if len(size) != 2 or not all(isinstance(n, int) and n >= least for n in size):
-        raise ValueError(f"Expected `size` to be (H, W), two integers of at least {least}, got {size}. Correct it.")
+        raise ValueError(
+            f"Expected `{argument}` to be (H, W), two integers of at least {least}, got {size}. Correct it."
+        )
     return size[0], size[1]
 
 
