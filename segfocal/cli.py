@@ -90,7 +90,7 @@ def main(args: Sequence[str] | None = None) -> int:
         code, message = _complaint(error)
         if code is None or os.environ.get("SEGFOCAL_TRACEBACK"):
             raise
-        from segfocal.ranks import rank
+        from segfocal.processes import rank
 
         who = f", process {rank()}" if rank() else ""
         print(f"segfocal {command}{who}: {message}", file=sys.stderr)
@@ -103,7 +103,7 @@ def _run(command: str, options: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _interruptible():
         from segfocal.configuration import template
-        from segfocal.ranks import rank
+        from segfocal.processes import rank
     _quiet()
     if rank():
         _silence()

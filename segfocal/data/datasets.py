@@ -54,6 +54,14 @@ class Sample(Protocol):
         ...
 
 
+class Decoded(Protocol):
+    """Samples by their index."""
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """The sample of that index."""
+        ...
+
+
 @dataclass(frozen=True)
 class FileSample:
     """A sample in two files."""
@@ -142,12 +150,12 @@ def read_image(path: Path, name: str) -> Array:
         if header.format == "TIFF" and header.mode == "RGBA":
             return np.array(ImageOps.exif_transpose(header).convert("RGB"))
         # From bytes, because cv2.imread returns a full picture for most truncated JPEGs.
-        image: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except (cv2.error, OSError, SyntaxError, ValueError):
         image = None
     if image is None or image.shape[:2] != _upright_size(header):
         raise DataError(f"{name}: is truncated or corrupt. Replace it or take it out of the split.")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return image
 
 
 class SegmentationDataset(Dataset[Batch]):
@@ -160,6 +168,7 @@ class SegmentationDataset(Dataset[Batch]):
         train: Augment, and resize masks with the image. Otherwise masks keep their own resolution.
         augment: Called with image, mask and a seed when `train`, before they are resized.
         with_masks: False for prediction: items then hold "size" and "path" instead of "mask".
+        decoded: What to read in place of `samples`, in the same order: a `Cache` of them; None reads `samples`.
     """
 
     def __init__(
@@ -171,8 +180,10 @@ class SegmentationDataset(Dataset[Batch]):
         train: bool = False,
         augment: Augment | None = None,
         with_masks: bool = True,
+        decoded: Decoded | None = None,
     ) -> None:
         self.samples = samples
+        self.decoded: Decoded = samples if decoded is None else decoded
         self.labels = labels
         self.size = size
         self.train = train
@@ -185,7 +196,7 @@ class SegmentationDataset(Dataset[Batch]):
     def __getitem__(self, key: int | tuple[int, int]) -> Batch:
         """Read one sample. The key is its index, or (index, seed of its random numbers)."""
         index, seed = key if isinstance(key, tuple) else (key, 0)
-        sample = self.samples[index]
+        sample = self.decoded[index]
         image = sample.image()
         if not self.with_masks:
             image = resize_image(image, self.size)

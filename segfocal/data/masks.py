@@ -6,6 +6,7 @@ Shapes: H x W pixels, C classes. Labels are never remapped: the value in the fil
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,22 @@ def read_mask(path: Path, name: str) -> Array:
             "Convert its colours to label values first."
         )
     bits = data[24] if image.format == "PNG" and image.mode == "L" else 8  # the depth in a PNG's header chunk
+    # OpenCV is faster, but turns palettes and transparency into colours.
+    plain = image.format == "PNG" and image.mode == "L" and bits == 8 and "transparency" not in image.info
     try:
-        labels: Array = np.array(image)  # a copy: torch wants writable memory
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        labels = _decode_grey(data) if plain else np.array(image)  # a copy: torch wants writable memory
+    except (cv2.error, OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{name}: is truncated or corrupt ({error}). Replace it.") from error
     if bits < 8:
         labels = labels // (255 // (2**bits - 1))  # the reader stretches 2 and 4 bits to 0..255
     return _narrow(labels, name)
+
+
+def _decode_grey(data: bytes) -> Array:
+    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise ValueError("broken PNG")
+    return np.asarray(labels)
 
 
 def _narrow(labels: Array, name: str) -> Array:
@@ -160,7 +170,15 @@ class Labels:
 
     def illegal(self, mask: Array) -> list[int]:
         """List the values in `mask` (any shape, uint8 or uint16) that are neither a class nor `ignore_index`."""
+        if mask.dtype == np.uint8 and not cv2.hasNonZero(cv2.LUT(mask.reshape(-1, mask.shape[-1]), self._table)):
+            return []  # at a third of the time of what follows
         return [value for value in present_labels(mask) if value >= self.count and value != self.ignore_index]
+
+    @cached_property
+    def _table(self) -> Array:
+        """0 for each of 256 values that is legal, else 1."""
+        values = np.arange(256)
+        return np.asarray((values >= self.count) & (values != self.ignore_index), np.uint8)
 
     def fault(self, mask: Array, name: str) -> str | None:
         """Say what is wrong with the labels of the mask called `name`; None if nothing is."""
