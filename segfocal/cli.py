@@ -100,8 +100,8 @@ def main(args: Sequence[str] | None = None) -> int:
         code, message = _complaint(error)
         if code is None or os.environ.get("SEGFOCAL_TRACEBACK"):
             raise
-        ranks = sys.modules.get("segfocal.ranks")  # not there if an import was what failed
-        who = f", process {ranks.rank()}" if ranks is not None and ranks.rank() else ""
+        processes = sys.modules.get("segfocal.processes")  # not there if an import was what failed
+        who = f", process {processes.rank()}" if processes is not None and processes.rank() else ""
         print(f"segfocal {command}{who}: {message}", file=sys.stderr)
         return code
 
@@ -112,7 +112,7 @@ def _run(command: str, options: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _interruptible():
         from segfocal.configuration import template
-        from segfocal.ranks import rank
+        from segfocal.processes import rank
     _quiet()
     if rank():
         _silence()

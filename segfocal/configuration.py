@@ -20,8 +20,8 @@ from segfocal.data import DataError, SegmentationDataModule, ShapesDataModule
 from segfocal.data.loading import LabelledImages
 from segfocal.data.statistics import AUTO, cached_statistics
 from segfocal.mistakes import ConfigError, check_yaml, explain, import_path
+from segfocal.processes import Together
 from segfocal.progress import Curves, Progress
-from segfocal.ranks import Together
 from segfocal.task import SegmentationTask
 
 # So that YAML may name them without their modules.
@@ -102,6 +102,10 @@ class Configuration(LightningCLI):
         self.config = parser.parse_args(args)
         _check_trainer(self.config.trainer)
         self.config.runs = str(Path(self.config.runs).expanduser())
+        loss = self.config.model.loss.get("init_args", Namespace())
+        written = parser.parse_args(args, defaults=False)
+        if "sync_dist" in loss and "model.loss.init_args.sync_dist" not in written:
+            loss.sync_dist = True  # changes nothing in one process, and in several no other loss is that of the batch
         if self.config.name is None:
             self.config.name = Path(files[-1]).stem if files else "default"
 

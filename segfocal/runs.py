@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from segfocal.checkpoints import CheckpointError, some, verify
-from segfocal.ranks import rank, tell, told
+from segfocal.processes import rank, tell, told
 
 _log = logging.getLogger(__name__)
 

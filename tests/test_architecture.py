@@ -20,8 +20,8 @@ ALLOWED = {
     "models": set(),
     "inference": set(),
     "checkpoints": set(),
-    "ranks": set(),
-    "runs": {"segfocal.checkpoints", "segfocal.ranks"},
+    "processes": set(),
+    "runs": {"segfocal.checkpoints", "segfocal.processes"},
     "training": {"segfocal.evaluation", "segfocal.training"},
     "task": {"segfocal.evaluation.scores", "segfocal.inference", "segfocal.training"},
 }

@@ -22,7 +22,7 @@ def test_illegal_labels_are_named_with_a_remedy(mask):
 
 
 def test_labels_above_255_need_a_wider_type():
-    assert Labels(256, 65535).dtype == np.int32
+    assert Labels(256, 65535).dtype == np.uint16
     assert Labels(255, 255).dtype == np.uint8
     assert Labels(300, 65535).illegal(np.array([299, 300, 65535], np.uint16)) == [300]
 

@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import SequentialSampler
 
 from segfocal.data import DataError, ShapesDataModule
-from segfocal.data.loading import EqualSizeBatches, SeededSampler, collate, default_workers
+from segfocal.data.loading import EqualSizeBatches, Filler, SeededSampler, collate, default_workers, make_loader
 
 
 def epochs(num_workers, count=2, seed=5):
@@ -79,3 +79,45 @@ def test_a_small_split_still_gives_a_batch_and_a_short_last_one_is_dropped():
 def test_default_workers_fit_the_machine():
     assert 0 <= default_workers() <= 4
     assert default_workers() != 1
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(21, 4), (8, 4), (5, 4)])
+def test_the_batches_of_all_processes_make_those_of_one(count, batch_size):
+    one = list(SeededSampler(count, 3, 2 * batch_size))
+    first, second = (list(SeededSampler(count, 3, batch_size, rank, 2)) for rank in (0, 1))
+    whole = range(0, max(len(one) - 1, 1), 2 * batch_size)
+    for start in whole:
+        both = [part[start // 2 : start // 2 + batch_size] if count >= 8 else part for part in (first, second)]
+        assert [*both[0], *both[1]] == one[start : start + 2 * batch_size]
+    assert len(first) + len(second) == len(one) == (count - count % 8 if count >= 8 else count)
+
+
+def test_a_process_goes_on_after_the_batches_it_has_seen():
+    sampler, resumed = (SeededSampler(16, 3, 2, 1, 2) for _ in range(2))
+    resumed.skip = 4
+    assert list(resumed) == list(sampler)[4:]
+
+
+def test_fewer_images_than_processes_are_refused():
+    with pytest.raises(ValueError, match=r"an image for each process, got 1 to train on for 2 processes. Lower"):
+        SeededSampler(1, 0, 4, 0, 2)
+
+
+def test_every_index_is_in_one_batch_of_one_process_and_all_have_as_many():
+    sizes = [(1, 1)] * 5 + [(2, 2)] + [(1, 1)] * 2
+    ranks = [EqualSizeBatches(SequentialSampler(sizes), 2, False, sizes, rank, 3) for rank in range(3)]
+    batches = [list(rank) for rank in ranks]
+    assert [len(rank) for rank in ranks] == [len(listed) for listed in batches] == [3, 3, 3]
+    indices = [key for listed in batches for batch in listed for key in batch if not isinstance(key, Filler)]
+    assert sorted(indices) == list(range(8))
+
+
+def test_a_filler_counts_nowhere_and_has_no_name():
+    data = ShapesDataModule(n_train=2, n_val=1, n_test=1)
+    data.setup(None)
+    for split in ("val", "predict"):
+        dataset = data.datasets[split]
+        (rank, _) = (make_loader(dataset, 2, 0, seed=0, rank=rank, ranks=2) for rank in range(2))
+        (batch,) = rank
+        assert (batch["name"], len(batch["image"])) == ([], 1)
+        assert "mask" not in batch or batch["mask"].unique().tolist() == [255]

@@ -10,7 +10,7 @@ from segfocal import __version__
 from segfocal.checkpoints import load_checkpoint, net_state
 from segfocal.configuration import Configuration, config_files
 from segfocal.evaluation.report import table, write
-from segfocal.ranks import rank
+from segfocal.processes import rank
 from segfocal.runs import find_checkpoint, new_run, run_of
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segfocal.data.cache import Cache, check_room
 from segfocal.data.checks import Depth, Inspection, check_samples, equal_images, shared_images, unequal_sizes
 from segfocal.data.classes import Classes, resolve_classes
 from segfocal.data.datasets import FileSample, SegmentationDataset
@@ -75,13 +76,15 @@ class SegmentationDataModule(LabelledImages):
         batch_size: Images per training batch.
         eval_batch_size: Images per batch in validation, test and prediction; None: `batch_size`.
         num_workers: Worker processes that read the data; None: one per core, at most 4.
+        cache: Keep the decoded images and masks of train and val in memory, which the workers share: 4 bytes per pixel,
+            in each process of DDP. The batches are the same.
         images: Folder, image, or list of them to predict on; None: the images of the test split.
         verify: Decode every mask before the first step. False checks file names and headers only.
 
     Raises:
         ValueError: If an argument is out of its range, or `classes` and classes.txt disagree or are both missing.
         DataError: On construction if classes.txt is needed and root does not exist; in `setup` with all faults found
-            in the splits that the stage needs.
+            in the splits that the stage needs. ValueError there if `cache` does not fit into memory.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class SegmentationDataModule(LabelledImages):
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
+        cache: bool = False,
         images: list[str] | str | Path | None = None,
         verify: bool = True,
     ) -> None:
@@ -152,6 +156,7 @@ class SegmentationDataModule(LabelledImages):
                 "Expected `crop`, for `rare_crops` says where its windows lie. Set it, such as [256, 256]."
             )
         self.augment = AlbumentationsAugment(augment, ignore_index) if augment else None
+        self.cache = cache
         self.images = images
         self.verify = verify
 
@@ -197,6 +202,8 @@ class SegmentationDataModule(LabelledImages):
                     faults += unequal_sizes(found[split])
         if faults:
             raise fault_report(faults, str(self.root))
+        kept = [split for split in wanted if self.cache and split != "test"]  # of which each image is read once
+        check_room([sample for split in kept for sample in found[split]], self.labels)
         for split in wanted:
             train = split == "train"
             self.datasets[split] = SegmentationDataset(
@@ -207,6 +214,7 @@ class SegmentationDataModule(LabelledImages):
                 crop=self._crop(counts) if train else None,
                 augment=self.augment if train else None,
                 rare=RareImages.of(self.rare_images, counts) if train and self.rare_images else None,
+                decoded=Cache(found[split], self.labels) if split in kept else None,
             )
         if absent := self._absent_classes(counts) if counts.any() else "":
             _log.warning(absent)

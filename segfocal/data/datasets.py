@@ -53,6 +53,14 @@ class Sample(Protocol):
         ...
 
 
+class Decoded(Protocol):
+    """Samples by their index."""
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """The sample of that index."""
+        ...
+
+
 @dataclass(frozen=True)
 class FileSample:
     """A sample in files.
@@ -92,7 +100,7 @@ class FileSample:
         return read_image(self.image_path, self.name, self.bands)
 
     def mask(self, labels: Labels) -> Array:
-        """Return labels (H0, W0), or dense (C, H0, W0) of 0, 1 and ignore_index; uint8, uint16 or int32.
+        """Return labels (H0, W0), or dense (C, H0, W0) of 0, 1 and ignore_index; uint8 or uint16.
 
         Raises:
             DataError: If a file cannot be decoded, holds other labels, or has another size than the image.
@@ -161,6 +169,7 @@ class SegmentationDataset(Dataset[Batch]):
         augment: Called likewise, before they are resized.
         rare: Which images an epoch shows more often; None shows each once.
         with_masks: False for prediction: items then hold "size" and "path" instead of "mask".
+        decoded: What to read in place of `samples`, in the same order: a `Cache` of them; None reads `samples`.
     """
 
     def __init__(
@@ -174,8 +183,10 @@ class SegmentationDataset(Dataset[Batch]):
         augment: Augment | None = None,
         rare: RareImages | None = None,
         with_masks: bool = True,
+        decoded: Decoded | None = None,
     ) -> None:
         self.samples = samples
+        self.decoded: Decoded = samples if decoded is None else decoded
         self.labels = labels
         self.size = size
         self.train = train
@@ -190,7 +201,7 @@ class SegmentationDataset(Dataset[Batch]):
     def __getitem__(self, key: int | tuple[int, int]) -> Batch:
         """Read one sample. The key is its index, or (index, seed of its random numbers)."""
         index, seed = key if isinstance(key, tuple) else (key, 0)
-        sample = self.samples[index]
+        sample = self.decoded[index]
         image = sample.image()
         if not self.with_masks:
             image = resize_image(image, self.size)
@@ -203,7 +214,8 @@ class SegmentationDataset(Dataset[Batch]):
                 image, mask = self._augmented(self.augment, sample.name, image, mask, seed)
             mask = resize_mask(mask, self.size)
         image = resize_image(image, self.size)
-        mask = np.ascontiguousarray(mask, dtype=self.labels.dtype)
+        # PyTorch has no arithmetic for uint16.
+        mask = np.ascontiguousarray(mask, np.uint8 if self.labels.dtype is np.uint8 else np.int32)
         return {"image": _to_tensor(image), "mask": torch.from_numpy(mask), "name": sample.name}
 
     @staticmethod

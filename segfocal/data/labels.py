@@ -61,9 +61,9 @@ class Labels:
         return 2 if self.dense else max(self.num_classes, 2)
 
     @property
-    def dtype(self) -> type[np.uint8] | type[np.int32]:
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
         """The smallest type that holds every legal label."""
-        return np.uint8 if max(self.count - 1, self.ignore_index) <= 255 else np.int32
+        return np.uint8 if max(self.count - 1, self.ignore_index) <= 255 else np.uint16
 
     def illegal(self, raw: Array, plane: int = 0) -> list[int]:
         """List the values of a raw mask, or of its plane of this number, that mean nothing."""
@@ -72,6 +72,8 @@ class Labels:
         if self.colours:
             table = _table(self, plane)
             return [int(value) for value in np.unique(raw[table.keys[raw % table.modulus] != raw])]
+        if raw.dtype == np.uint8 and not cv2.hasNonZero(cv2.LUT(raw, _strays(self, plane))):
+            return []  # at a third of the time of what follows
         return [value for value in present_labels(raw) if value not in self._targets(plane)]
 
     def fault(self, raw: Array, name: str, plane: int = 0) -> str | None:
@@ -157,6 +159,14 @@ def _table(labels: Labels, plane: int) -> _Table:
     for value, label in targets.items():
         keys[value % modulus], becomes[value % modulus] = value, label
     return _Table(modulus, keys, becomes, rest)
+
+
+@lru_cache(maxsize=256)
+def _strays(labels: Labels, plane: int) -> Array:
+    """1 for each of the values 0..255 that means nothing, else 0."""
+    strays = np.ones(256, np.uint8)
+    strays[[value for value in labels._targets(plane) if value <= 255]] = 0
+    return strays
 
 
 def present_labels(mask: Array) -> list[int]:

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +43,9 @@ def read_mask(path: Path, name: str, *, colours: bool = False) -> Array:
     image = open_header(io.BytesIO(data), name)
     if image.format == "JPEG":
         raise DataError(f"{name}: is a JPEG, whose compression changes labels. Store masks as PNG.")
+    bits = data[24] if image.format == "PNG" and image.mode == "L" else 8  # the depth in a PNG's header chunk
+    # OpenCV is faster, but turns palettes and transparency into colours.
+    plain = image.format == "PNG" and image.mode == "L" and bits == 8 and "transparency" not in image.info
     try:
         if colours:
             red, green, blue = np.moveaxis(np.array(image.convert("RGB"), np.int32), -1, 0)
@@ -51,10 +55,9 @@ def read_mask(path: Path, name: str, *, colours: bool = False) -> Array:
                 f"{name}: a mask holds one label per pixel (8-bit or 16-bit grey, or a palette), got mode "
                 f"{image.mode}. If its colours are the labels, list them: `classes: {{road: [[128, 64, 128]], ...}}`."
             )
-        labels: Array = np.array(image)  # a copy: torch wants writable memory
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        labels = _decode_grey(data) if plain else np.array(image)  # a copy: torch wants writable memory
+    except (cv2.error, OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{name}: is truncated or corrupt ({error}). Replace it.") from error
-    bits = data[24] if image.format == "PNG" and image.mode == "L" else 8  # the depth in a PNG's header chunk
     if bits < 8:
         labels = labels // (255 // (2**bits - 1))  # the reader stretches 2 and 4 bits to 0..255
     return _narrow(labels, name)
@@ -94,6 +97,13 @@ def _array_mask(path: Path, name: str, colours: bool) -> Array:
             "label values in `classes`."
         )
     return _narrow(np.array(array), name)
+
+
+def _decode_grey(data: bytes) -> Array:
+    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise ValueError("broken PNG")
+    return np.asarray(labels)
 
 
 def _narrow(labels: Array, name: str) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -122,6 +123,11 @@ class PredictionWriter(Callback):
         for row, name in enumerate(batch["name"]):
             source = batch["path"][row] if "path" in batch else None
             self.write(name, _source_image(images[row], source), outputs[row].cpu().numpy())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count what all processes have written."""
+        written = torch.tensor(self.count, device=pl_module.device)
+        self.count = int(trainer.strategy.reduce(written, reduce_op="sum"))
 
     def write(self, name: str, image: Picture, labels: Labels) -> None:
         """Write mask(s) and overlay of one image, in the labels' size; `name` may hold folders."""

@@ -6,6 +6,7 @@ Lightning's own launcher starts the same command again once the trainer runs; to
 import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -18,15 +19,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 _RUN = "SEGFOCAL_RUN"  # inherited by the processes that Lightning starts
 _PATIENCE = 600.0  # seconds until the first process has checked its data and made a run directory
-_GRACE = 10.0  # seconds to end by oneself
+_GRACE = 5.0  # seconds to end by oneself
 
 
 def rank() -> int:
     """The number of this process among those of its command: 0 for the first, which alone prints and writes."""
-    return int(rank_zero_only.rank or 0)
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def tell(run: Path) -> None:
@@ -61,10 +63,10 @@ def told(home: Path) -> Path:
     raise ValueError(f"Expected process {rank()} to be started by Lightning, torchrun or SLURM. Use one of them.")
 
 
-def _store() -> distributed.TCPStore:
+def _store() -> Any:  # noqa: ANN401
     """The store of torchrun's agent, which lives as long as the processes that it has started."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=_PATIENCE))
+    return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=_PATIENCE))
 
 
 def _key() -> str:
@@ -135,11 +137,13 @@ class Together(Callback):
         deadline = time.monotonic() + _GRACE
         while time.monotonic() < deadline and any(process.poll() is None for process in self._others):
             time.sleep(0.1)
-        failed = [process.returncode for process in self._others if process.poll()]
-        for process in self._others:
-            if process.poll() is None:
+        codes = [process.poll() for process in self._others]
+        for number, (code, process) in enumerate(zip(codes, self._others, strict=True), 1):
+            if code is None:
                 process.kill()
-        return next((code if code > 0 else 128 - code for code in failed), 0)
+            elif code < 0:  # it could not say so itself
+                print(f"segfocal: process {number} was ended by signal {-code}.", file=sys.stderr, flush=True)
+        return next((code if code > 0 else 128 - code for code in codes if code), 0)
 
 
 def _lost(error: RuntimeError) -> bool:
