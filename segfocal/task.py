@@ -180,13 +180,20 @@ class SegmentationTask(LightningModule):
         return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the random numbers' state; refuses to save weights that a batch without a finite loss has spoilt."""
+        """Adds the random numbers' state, and the gradients while they are being accumulated.
+
+        Refuses to save weights that a batch without a finite loss has spoilt.
+        """
         self._check_finite()
         checkpoint["random"] = random_state()
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress
+        if batches.current.ready % self.trainer.accumulate_grad_batches and not batches.is_last_batch:
+            named = self.named_parameters()
+            checkpoint["gradients"] = {name: value.grad for name, value in named if value.grad is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the random numbers' state until training starts."""
-        self._resumed = {"random": checkpoint.get("random")}
+        """Keeps what `on_save_checkpoint` added until training starts."""
+        self._resumed = {name: checkpoint.get(name) for name in ("random", "gradients")}
 
     def on_validation_epoch_end(self) -> None:
         """Scores val and logs val/miou, val/iou/CLASS, and val/loss_share/CLASS for a loss with a breakdown."""
@@ -208,7 +215,7 @@ class SegmentationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """After a resume, puts the configured rates and decays back, and the random numbers where they were.
+        """After a resume, puts the configured rates and decays back, and random numbers and gradients as they were.
 
         A checkpoint brings progress, not options.
         """
@@ -217,6 +224,9 @@ class SegmentationTask(LightningModule):
             return
         if self._resumed["random"] is not None:
             set_random_state(self._resumed["random"])
+        parameters = dict(self.named_parameters())
+        for name, gradient in (self._resumed["gradients"] or {}).items():
+            parameters[name].grad = gradient.to(parameters[name].device)
         self._resumed = None
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
