@@ -271,7 +271,7 @@ class SegmentationTask(LightningModule):
             if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
                 raise ValueError(
                     "Expected `compile` to find what torch.compile needs: a C++ compiler, or on a GPU Triton and a C "
-                    f"compiler, got: {error!s:.300} Install it, or set model.compile to false."
+                    f"compiler, got: {str(error).splitlines()[0]:.300} Install it, or set model.compile to false."
                 ) from error
             shape = tuple(images.shape)
             raise ValueError(f"Expected the net to take images {shape}, but it raised: {error!s:.300}") from error
