@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segfocal.evaluation.scores import Scores
 from segfocal.inference import normalise, predict_all_logits, predict_logits
 from segfocal.training.averaging import MovingAverage
+from segfocal.training.calls import call_loss, call_net
 from segfocal.training.encoder import Freezer, encoder_of, parameter_groups
 from segfocal.training.options import check_options, require
 from segfocal.training.random_state import random_state, set_random_state
@@ -261,20 +262,7 @@ class SegmentationTask(LightningModule):
         inputs = normalise(images, self._mean, self._std)
         if self.hparams["channels_last"]:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        try:
-            return predict(
-                self.net, inputs, None if size is None else tuple(size), divisor=self.hparams["size_divisor"]
-            )
-        except (RuntimeError, LookupError, TypeError) as error:
-            if "memory" in str(error):  # not the net's fault
-                raise
-            if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
-                raise ValueError(
-                    "Expected `compile` to find what torch.compile needs: a C++ compiler, or on a GPU Triton and a C "
-                    f"compiler, got: {str(error).splitlines()[0]:.300} Install it, or set model.compile to false."
-                ) from error
-            shape = tuple(images.shape)
-            raise ValueError(f"Expected the net to take images {shape}, but it raised: {error!s:.300}") from error
+        return call_net(predict, self.net, inputs, size, self.hparams["size_divisor"])
 
     def _check_channels(self, logits: Tensor) -> None:
         if logits.shape[1] != len(self.class_names):
@@ -284,30 +272,18 @@ class SegmentationTask(LightningModule):
             )
 
     def _loss(self, logits: Tensor, mask: Tensor) -> Tensor:
-        loss = self._call_loss(self.loss, logits, mask)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"Expected the loss to return a scalar, got {got}. Let it reduce to the mean.")
+        loss: Tensor = call_loss(self.loss, logits, self._target(mask))
         return loss
 
-    def _call_loss(self, loss: Any, logits: Tensor, mask: Tensor) -> Any:  # noqa: ANN401
-        # Losses of ours take labels of any integer type; others, torch's and smp's among them, want int64.
-        target = mask if hasattr(self.loss, "breakdown") else mask.long()
-        try:
-            return loss(logits, target)
-        except (RuntimeError, LookupError, TypeError, AttributeError) as error:
-            if "memory" in str(error):  # not the loss's fault
-                raise
-            shapes = f"{tuple(logits.shape)} and {tuple(mask.shape)}"
-            raise ValueError(
-                f"Expected the loss to take logits and masks, {shapes}, but it raised: {error!s:.300}"
-            ) from error
+    def _target(self, mask: Tensor) -> Tensor:
+        """Losses of ours take labels of any integer type; others, torch's and smp's among them, want int64."""
+        return mask if hasattr(self.loss, "breakdown") else mask.long()
 
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
         mask, scorer, count = batch["mask"], self._scorer(split), len(batch["image"])
         logits = self(batch["image"], mask.shape[-2:])
-        if hasattr(self.loss, "breakdown"):
-            parts = self._call_loss(self.loss.breakdown, logits, mask)
+        if breakdown := getattr(self.loss, "breakdown", None):
+            parts = call_loss(breakdown, logits, mask)
             loss = parts["total"]
             scorer.losses.update(count * loss_of_classes(parts, getattr(self.loss, "classes", None)))
         else:
