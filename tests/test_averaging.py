@@ -105,11 +105,21 @@ def test_the_best_checkpoint_holds_what_was_scored(tmp_path, start):
     assert again["val/miou"] == best.best_model_score.item()
 
 
+class SavedAtStart(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_start(self, trainer, task):
+        trainer.save_checkpoint(self.path)
+
+
 def test_an_average_begins_from_a_checkpoint_without_one(tmp_path):
     fit(None, 0.0, epochs=1)[0].save_checkpoint(tmp_path / "plain.ckpt")
     plain = torch.load(tmp_path / "plain.ckpt", weights_only=True)
     task, watch = SegmentationTask(Net(), FocalDiceLoss(), NAMES, ema_decay=0.9), Watch()
-    trainer = quiet_trainer(max_epochs=2, limit_train_batches=1, callbacks=[watch])
+    callbacks = [watch, SavedAtStart(tmp_path / "start.ckpt")]
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=1, callbacks=callbacks)
     trainer.fit(task, loader([batch_of()] * 4), loader([batch_of()]), ckpt_path=tmp_path / "plain.ckpt")
+    assert same(torch.load(tmp_path / "start.ckpt", weights_only=True)["state_dict"], plain["state_dict"])
     assert same(watch.scored[0], watch.trained[0])
     assert not same(watch.trained[0], {k.removeprefix("net."): v for k, v in plain["state_dict"].items()})
