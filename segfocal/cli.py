@@ -22,7 +22,7 @@ segfocal {version}: train semantic segmentation on imbalanced images
 usage: segfocal COMMAND [--config FILE.yaml] [--SECTION.OPTION VALUE ...]
 
 commands
-  fit        train, then score the best checkpoint on the validation split
+  fit        train, then score the best checkpoint on the validation split; --find_lr suggests a learning rate instead
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test split
   predict    write label masks and overlays
@@ -36,8 +36,8 @@ options of every command
   --name NAME          results go to RUNS/NAME/000, 001-test, ...; default: the YAML file's name
   --runs FOLDER        the folder of all runs; default: runs
   --data.OPTION        root, batch_size, size, augment, images, ...
-  --model.OPTION       net, loss, activation, lr, ...
-  --trainer.OPTION     max_epochs, precision, accelerator, ...: every option of Lightning's Trainer
+  --model.OPTION       net, loss, activation, lr, schedule, freeze_encoder, ema_decay, compile, ...
+  --trainer.OPTION     max_epochs, precision, callbacks, logger, ...: every option of Lightning's Trainer
   --print_config       print the configuration, complete and commented, and stop
   --help               after a command: every option, its meaning and its value
 
@@ -174,6 +174,7 @@ def _quiet() -> None:
 
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's compiler without a GPU
     for text in (
         "does not have many workers",
         "number of training batches",

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from segfocal.evaluation.scores import Scores
 from segfocal.inference import normalise, predict_all_logits, predict_logits
 from segfocal.training.averaging import MovingAverage
+from segfocal.training.calls import call_loss, call_net
 from segfocal.training.encoder import Freezer, encoder_of, parameter_groups
 from segfocal.training.options import check_options, require
 from segfocal.training.random_state import random_state, set_random_state
@@ -182,15 +183,22 @@ class SegmentationTask(LightningModule):
         return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the random numbers' state of every process; refuses to save weights that a loss of NaN has spoilt."""
+        """Adds the random numbers' state of every process, and the gradients while they are being accumulated.
+
+        Refuses to save weights that a batch without a finite loss has spoilt.
+        """
         self._check_finite()
         checkpoint["random"] = [random_state()] * self.trainer.world_size
         if self.trainer.world_size > 1:
             distributed.all_gather_object(checkpoint["random"], random_state())
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress
+        if batches.current.ready % self.trainer.accumulate_grad_batches and not batches.is_last_batch:
+            named = self.named_parameters()
+            checkpoint["gradients"] = {name: value.grad for name, value in named if value.grad is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the random numbers' state until training starts."""
-        self._resumed = {"random": checkpoint.get("random", [])}
+        """Keeps what `on_save_checkpoint` added until training starts."""
+        self._resumed = {"random": checkpoint.get("random", []), "gradients": checkpoint.get("gradients", {})}
 
     def on_validation_epoch_end(self) -> None:
         """Scores val and logs val/miou, val/iou/CLASS, and val/loss_share/CLASS for a loss with a breakdown."""
@@ -212,7 +220,7 @@ class SegmentationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """After a resume, puts the configured rates and decays back, and the random numbers where they were.
+        """After a resume, puts the configured rates and decays back, and random numbers and gradients as they were.
 
         A checkpoint brings progress, not options. Of several processes each has random numbers of its own.
         """
@@ -225,6 +233,9 @@ class SegmentationTask(LightningModule):
             torch.manual_seed(torch.initial_seed() + self.global_rank)
         if resumed is None:
             return
+        parameters = dict(self.named_parameters())
+        for name, gradient in resumed["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
@@ -258,20 +269,7 @@ class SegmentationTask(LightningModule):
         inputs = normalise(images, self._mean, self._std)
         if self.hparams["channels_last"]:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        try:
-            return predict(
-                self.net, inputs, None if size is None else tuple(size), divisor=self.hparams["size_divisor"]
-            )
-        except (RuntimeError, LookupError, TypeError) as error:
-            if "memory" in str(error):  # not the net's fault
-                raise
-            if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
-                raise ValueError(
-                    "Expected `compile` to find what torch.compile needs: a C++ compiler, or on a GPU Triton and a C "
-                    f"compiler, got: {error!s:.300} Install it, or set model.compile to false."
-                ) from error
-            shape = tuple(images.shape)
-            raise ValueError(f"Expected the net to take images {shape}, but it raised: {error!s:.300}") from error
+        return call_net(predict, self.net, inputs, size, self.hparams["size_divisor"])
 
     def _check_channels(self, logits: Tensor) -> None:
         if logits.shape[1] != len(self.class_names):
@@ -281,31 +279,19 @@ class SegmentationTask(LightningModule):
             )
 
     def _loss(self, logits: Tensor, mask: Tensor) -> Tensor:
-        loss = self._call_loss(self.loss, logits, mask)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"Expected the loss to return a scalar, got {got}. Let it reduce to the mean.")
+        loss: Tensor = call_loss(self.loss, logits, self._target(mask))
         return loss
 
-    def _call_loss(self, loss: Any, logits: Tensor, mask: Tensor) -> Any:  # noqa: ANN401
-        # Losses of ours take labels of any integer type; others, torch's and smp's among them, want int64.
-        target = mask if hasattr(self.loss, "breakdown") else mask.long()
-        try:
-            return loss(logits, target)
-        except (RuntimeError, LookupError, TypeError, AttributeError) as error:
-            if "memory" in str(error):  # not the loss's fault
-                raise
-            shapes = f"{tuple(logits.shape)} and {tuple(mask.shape)}"
-            raise ValueError(
-                f"Expected the loss to take logits and masks, {shapes}, but it raised: {error!s:.300}"
-            ) from error
+    def _target(self, mask: Tensor) -> Tensor:
+        """Losses of ours take labels of any integer type; others, torch's and smp's among them, want int64."""
+        return mask if hasattr(self.loss, "breakdown") else mask.long()
 
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
         mask, scorer = batch["mask"], self._scorer(split)
         count = len(batch.get("name", batch["image"]))
         logits = self(batch["image"], mask.shape[-2:])
-        if hasattr(self.loss, "breakdown"):
-            parts = self._call_loss(self.loss.breakdown, logits, mask)
+        if breakdown := getattr(self.loss, "breakdown", None):
+            parts = call_loss(breakdown, logits, mask)
             loss = parts["total"]
             scorer.losses.update(count * loss_of_classes(parts, getattr(self.loss, "classes", None)))
         else:

@@ -22,7 +22,8 @@ SHORT = {
         "accelerator": "cpu",
         "precision": "32-true",  # bf16 is slow on a CPU without it; test_cli.py and test_task.py use it on small nets
         "enable_progress_bar": False,
-    }
+    },
+    "model": {"compile": False},  # takes minutes; test_task.py compiles a small net
 }
 
 

@@ -21,6 +21,16 @@ class Net(nn.Sequential):
         layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.3)
         super().__init__(*layers, nn.Conv2d(8, classes, 1))
 
+class Parts(nn.Module):
+    def __init__(self, classes=6):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.3))
+        self.heads = nn.ModuleList([nn.Conv2d(8, classes, 1), nn.Conv2d(8, classes, 1)])
+
+    def forward(self, images):
+        features = self.encoder(images)
+        return [head(features) for head in self.heads]
+
 class Ended(Callback):
     def on_train_batch_start(self, trainer, task, batch, index):
         if f"{trainer.current_epoch}.{index}" == os.environ.get("ENDED_AT"):
@@ -76,12 +86,14 @@ def ended_by(words):
 
 def weights(run):
     checkpoint = torch.load(f"runs/{run}/checkpoints/last.ckpt", weights_only=True)
-    assert (checkpoint["epoch"], checkpoint["global_step"]) == (3, 24)
-    return checkpoint["state_dict"], checkpoint["optimizer_states"]
+    trained = checkpoint["state_dict"] | checkpoint.get("averaging_state", {})
+    trained |= {f"current.{name}": value for name, value in checkpoint.get("current_model_state", {}).items()}
+    return (checkpoint["epoch"], checkpoint["global_step"]), trained, checkpoint["optimizer_states"]
 
 
-def ends_in_the_same_bits(run):
-    (want, want_state), (got, got_state) = weights("whole/000"), weights(run)
+def ends_in_the_same_bits(run, epoch=3, step=24):
+    (whole, want, want_state), (resumed, got, got_state) = weights("whole/000"), weights(run)
+    assert whole == resumed == (epoch, step)
     assert want.keys() == got.keys()
     assert all(torch.equal(want[key], got[key]) for key in want)
     torch.testing.assert_close(got_state, want_state, rtol=0, atol=0)
@@ -114,3 +126,25 @@ def test_a_fit_that_is_ended_again_and_again(fit, ended_by):
     assert ended_by(signal.SIGKILL, "3.5", "--ckpt_path", "last").returncode == -9
     assert fit("ended", "--ckpt_path", "last") == 0
     ends_in_the_same_bits("ended/004")
+
+
+@pytest.mark.parametrize("words", [0], indirect=True, ids=["no workers"])
+def test_every_option_of_training_goes_on_in_the_same_bits(fit, ended_by):
+    """Six batches, two steps an epoch; the average begins in epoch 1, where the encoder begins to train."""
+    options = [
+        "--model.net=killable_nets.Parts",
+        "--model.freeze_encoder=1",
+        "--model.ema_decay=0.9",
+        "--model.ema_start=0.3",
+        "--model.schedule=one_cycle",
+        "--model.encoder_lr_factor=0.5",
+        "--trainer.accumulate_grad_batches=4",
+        "--trainer.gradient_clip_val=0.5",
+    ]
+    resume = ["--ckpt_path", "last"]
+    assert fit("whole", *options) == 0
+    assert ended_by(signal.SIGTERM, "0.3", *options).returncode == 143  # frozen, and three batches accumulated
+    assert ended_by(signal.SIGTERM, "1.1", *options, *resume).returncode == 143
+    assert ended_by(signal.SIGKILL, "3.1", *options, *resume).returncode == -9
+    assert fit("ended", *options, *resume) == 0
+    ends_in_the_same_bits("ended/003", step=8)

@@ -23,7 +23,7 @@ def quiet_trainer(**arguments):
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return Trainer(accelerator="cpu", **quiet, **arguments)
+    return Trainer(accelerator="cpu", **quiet | arguments)
 
 
 def batch_of(size=4, mask_size=None, classes=3, seed=0):
@@ -110,9 +110,9 @@ def test_the_loss_is_float32_whatever_the_precision(precision):
 
 
 class WithEncoder(nn.Module):
-    def __init__(self):
+    def __init__(self, bias=True):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=bias), nn.BatchNorm2d(4))
         self.head = nn.Conv2d(4, 3, 1)
 
     def forward(self, x):
@@ -155,6 +155,13 @@ def test_the_rate_rises_over_the_warmup_and_falls_to_zero_by_steps():
     [
         ({"lr": 0}, "`lr` > 0, got 0"),
         ({"lr": float("nan")}, "`lr`"),
+        ({"lr": 1e38}, "`lr, times encoder_lr_factor and weight_decay` below 1e"),
+        ({"lr": 1e30, "weight_decay": 1e9}, "`lr, times encoder_lr_factor and weight_decay` below 1e"),
+        ({"schedule": "step"}, "`schedule` to be one of poly, cosine, one_cycle, got 'step'"),
+        ({"ema_decay": 1.0}, "`ema_decay`"),
+        ({"ema_start": -0.1}, "`ema_start`"),
+        ({"aux_weight": -1}, "`aux_weight`"),
+        ({"freeze_encoder": -1}, "`freeze_encoder`"),
         ({"warmup": 1.0}, "`warmup`"),
         ({"std": [0.1]}, "`std`"),
         ({"std": [0.1, 0.1, 0]}, "`std`"),
@@ -200,3 +207,115 @@ def test_weights_of_a_loss_that_is_not_finite_are_never_saved():
     task._last = (torch.tensor(float("inf")), 7, ["a.png"])
     with pytest.raises(NonFiniteLossError, match=r"The loss is inf at step 7, on a\.png\. Look at"):
         task.on_save_checkpoint({})
+
+
+class WithAuxiliary(nn.Module):
+    """Two heads; their logits as a dict, a list or a tuple."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.main, self.further = kind, nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 4, stride=4)
+
+    def forward(self, images):
+        logits = self.main(images), self.further(images)
+        return dict(zip(("out", "aux"), logits, strict=True)) if self.kind is dict else self.kind(logits)
+
+
+@pytest.mark.parametrize("kind", [dict, list, tuple])
+def test_auxiliary_outputs_count_in_training_only(kind):
+    task = SegmentationTask(WithAuxiliary(kind), FocalDiceLoss(), NAMES, aux_weight=0.3)
+    batch, trainer = batch_of(), quiet_trainer(max_epochs=1, limit_train_batches=1)
+    logits, further = task.net.main, task.net.further
+    from segfocal.inference import normalise
+
+    with torch.no_grad():
+        inputs = normalise(batch["image"], task._mean, task._std)
+        enlarged = nn.functional.interpolate(further(inputs), size=(32, 32), mode="bilinear", align_corners=False)
+        main, aux = (task.loss(each, batch["mask"]).item() for each in (logits(inputs), enlarged))
+    (scored,) = quiet_trainer().test(task, loader([batch]), verbose=False)
+    assert scored["test/loss"] == pytest.approx(main)
+    before = further.weight.clone()
+    trainer.fit(task, loader([batch]))
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(main + 0.3 * aux)
+    assert not torch.equal(before, further.weight)
+
+
+def test_the_shares_of_the_loss_add_up_and_follow_the_breakdown():
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), FocalDiceLoss(), NAMES)
+    batches = [batch_of(seed=0), batch_of(seed=1, size=2)]
+    batches[1]["mask"][batches[1]["mask"] == 2] = 1  # a class is absent
+    (logged,) = quiet_trainer().validate(task, loader(batches), verbose=False)
+    want = torch.zeros(3)
+    for batch in batches:
+        parts = task.loss.breakdown(task(batch["image"]).detach(), batch["mask"])
+        missed = parts["dice_per_class"].nan_to_num(0)
+        of_classes = parts["focal_per_class"] + parts["dice"] * missed / missed.sum()
+        assert of_classes.sum() == pytest.approx(parts["total"].item())
+        want += len(batch["image"]) * of_classes
+    shares = [logged[f"val/loss_share/{name}"] for name in NAMES]
+    assert shares == pytest.approx((want / want.sum()).tolist())
+
+
+def test_a_loss_without_a_breakdown_has_no_shares():
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), nn.CrossEntropyLoss(ignore_index=255), NAMES)
+    (logged,) = quiet_trainer().validate(task, loader([batch_of()]), verbose=False)
+    assert "val/loss" in logged
+    assert not any("share" in name for name in logged)
+
+
+class TakesOne(nn.Module):
+    def forward(self, logits):
+        return logits.mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (TakesOne(), r"loss to take logits and masks, \(4, 3, 32, 32\) and \(4, 32, 32\), but it raised: .*positional"),
+        (nn.MSELoss(), "loss to take logits and masks"),
+        (nn.CrossEntropyLoss(ignore_index=255, reduction="none"), r"a scalar, got shape \(4, 32, 32\)"),
+        (nn.LogSoftmax(1), "loss to take logits and masks"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_that_is_none_is_named(loss, message):
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), loss, NAMES)
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(max_epochs=1).fit(task, loader([batch_of()]))
+
+
+def test_a_compiled_net_is_the_same_net(tmp_path):
+    """With channels_last, an average and a frozen encoder; its checkpoint is that of a net that is not compiled."""
+    torch.manual_seed(0)
+    options = {"ema_decay": 0.9, "freeze_encoder": 1, "lr": 0.05}
+    nets = [WithEncoder(bias=False) for _ in range(2)]  # a bias before a norm has a gradient of 0 and rounding alone
+    nets[1].load_state_dict(nets[0].state_dict())
+    tasks = [
+        SegmentationTask(net, FocalDiceLoss(), NAMES, compile=compiled, **options)
+        for net, compiled in zip(nets, (True, False), strict=True)
+    ]
+    batches = loader([batch_of(seed=seed) for seed in range(2)])
+    trainers = [quiet_trainer(max_epochs=2) for _ in tasks]
+    for trainer, task in zip(trainers, tasks, strict=True):
+        trainer.fit(task, batches, batches)
+    compiled, plain = tasks
+    assert compiled.net._compiled_call_impl is not None
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-4)
+    trainers[0].save_checkpoint(tmp_path / "compiled.ckpt")
+    state = torch.load(tmp_path / "compiled.ckpt", weights_only=True)["state_dict"]
+    plain.load_state_dict(state)
+    image = batch_of(seed=7)["image"]
+    torch.testing.assert_close(compiled(image), plain(image), rtol=1e-3, atol=1e-4)
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
+    torch._dynamo.reset()
+    task = SegmentationTask(
+        nn.Sequential(nn.Conv2d(3, 3, 5), nn.ReLU(), nn.Upsample((32, 32))), FocalDiceLoss(), NAMES, compile=True
+    )
+    with pytest.raises(ValueError, match=r"`compile` to find .* a C\+\+ compiler.* set model.compile to false"):
+        task(batch_of()["image"])

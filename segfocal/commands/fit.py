@@ -69,5 +69,7 @@ def _resume(configuration: Configuration) -> tuple[Path, int]:
     within = "" if batches["is_last_batch"] else f" and {batches['current']['ready']} batches"
     if isinstance(configuration.datamodule, LabelledImages):  # which goes on with the next batch
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
+    # Without ema_decay, which `load` has said: the fit goes on from the average.
+    warnings.filterwarnings("ignore", r".*callbacks used to create the checkpoint.*: \['MovingAverage'\]")
     print(f"resumed: {path}, after epoch {done}{within}")
     return path, int(checkpoint["global_step"])

@@ -46,10 +46,6 @@ class MovingAverage(WeightAveraging):
         else:
             self._average_model.module.load_state_dict(checkpoint["state_dict"])
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of it, or a later validation of the best checkpoint would score the last average."""
-        self._average_model = None
-
     def _update(self, average: list[Tensor], trained: list[Tensor], _steps: Tensor) -> None:
         if average[0].is_floating_point():
             torch._foreach_lerp_(average, trained, 1 - self._keep)
