@@ -88,7 +88,7 @@ def test_the_batches_of_all_processes_make_those_of_one(count, batch_size):
     whole = range(0, max(len(one) - 1, 1), 2 * batch_size)
     for start in whole:
         both = [part[start // 2 : start // 2 + batch_size] if count >= 8 else part for part in (first, second)]
-        assert sum(both, []) == one[start : start + 2 * batch_size]
+        assert [*both[0], *both[1]] == one[start : start + 2 * batch_size]
     assert len(first) + len(second) == len(one) == (count - count % 8 if count >= 8 else count)
 
 
