@@ -148,7 +148,7 @@ def waiting(root: Path, layout: str, cache: bool, workers: int) -> dict[str, Any
     steps, waits = [], []
     for epoch in range(2):
         end = time.perf_counter()
-        for index, (waited, batch) in enumerate(islice(timed(loader), 40)):
+        for index, (waited, batch) in enumerate(islice(timed(loader), 20)):
             loss(net(batch["image"] / 255), batch["mask"]).backward()
             optimizer.step()
             optimizer.zero_grad()
