@@ -35,9 +35,9 @@ options of every command
   --ckpt_path WHICH    best | last | FILE | runs/NAME/000; fit resumes from it, the others need it
   --name NAME          results go to RUNS/NAME/000, 001-test, ...; default: the YAML file's name
   --runs FOLDER        the folder of all runs; default: runs
-  --data.OPTION        root, batch_size, size, augment, images, ...
+  --data.OPTION        root, classes, batch_size, size, crop, augment, cache, images, ...
   --model.OPTION       net, loss, activation, lr, schedule, freeze_encoder, ema_decay, compile, ...
-  --trainer.OPTION     max_epochs, precision, callbacks, logger, ...: every option of Lightning's Trainer
+  --trainer.OPTION     max_epochs, precision, devices, callbacks, ...: every option of Lightning's Trainer
   --print_config       print the configuration, complete and commented, and stop
   --help               after a command: every option, its meaning and its value
 
@@ -100,8 +100,9 @@ def main(args: Sequence[str] | None = None) -> int:
         code, message = _complaint(error)
         if code is None or os.environ.get("SEGFOCAL_TRACEBACK"):
             raise
-        processes = sys.modules.get("segfocal.processes")  # not there if an import was what failed
-        who = f", process {processes.rank()}" if processes is not None and processes.rank() else ""
+        processes = sys.modules.get("segfocal.processes")  # not there if the import of a library has failed
+        number = processes.rank() if processes else 0
+        who = f", process {number}" if number else ""
         print(f"segfocal {command}{who}: {message}", file=sys.stderr)
         return code
 
@@ -112,7 +113,7 @@ def _run(command: str, options: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _interruptible():
         from segfocal.configuration import template
-        from segfocal.processes import rank
+        from segfocal.processes import leave, rank
     _quiet()
     if rank():
         _silence()
@@ -152,6 +153,7 @@ def _run(command: str, options: list[str]) -> int:
             from segfocal.commands.look import check
 
             return check(options)
+    leave()
     return 0
 
 

@@ -81,6 +81,12 @@ def _slurm_file(home: Path) -> Path | None:
     return home / f".run-{'-'.join(step)}"
 
 
+def leave() -> None:
+    """Leave the group of processes at the end of a command: what is still open when Python ends may abort it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 class Together(Callback):
     """Ends the processes of a command together: an error in one, or a SIGTERM to one, ends all with its exit code.
 

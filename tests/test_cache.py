@@ -38,10 +38,8 @@ def batches(data, epochs=2):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_batches_are_the_same_in_every_epoch(root, num_workers):
-    pairs = zip(
-        batches(module(root, num_workers=0)), batches(module(root, num_workers=num_workers, cache=True)), strict=True
-    )
-    for plain, kept in pairs:
+    without, within = (batches(module(root, num_workers=num_workers, cache=cache)) for cache in (False, True))
+    for plain, kept in zip(without, within, strict=True):
         assert plain["name"] == kept["name"]
         assert torch.equal(plain["image"], kept["image"])
         assert torch.equal(plain["mask"], kept["mask"])
