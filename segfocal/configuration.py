@@ -242,13 +242,15 @@ _CONFIG = re.compile(r"(-c|--config)$|--config=")
 
 
 def _check_trainer(trainer: Any) -> None:  # noqa: ANN401
-    """Refuse what Lightning takes and then divides by."""
+    """Refuse what Lightning takes, and then divides by or trains nonsense with."""
     if not isinstance(trainer, Namespace):
         raise ConfigError("trainer is empty. Give it options, or leave the key out.")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = trainer[name]
         if isinstance(value, int | float) and value <= 0:
             raise ConfigError(f"Expected `trainer.{name}` above 0, got {value}. Leave it out for its usual value.")
+    if (trainer.gradient_clip_val or 0) < 0:  # which would turn the gradients round
+        raise ConfigError(f"Expected `trainer.gradient_clip_val` >= 0, got {trainer.gradient_clip_val}. Try 1.0.")
 
 
 def _share(model: Namespace, part: str, values: dict[str, Any]) -> None:

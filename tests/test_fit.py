@@ -125,6 +125,7 @@ class TakesOne(nn.Module):
         (["--trainer.accumulate_grad_batches=0"], "`trainer.accumulate_grad_batches` above 0, got 0"),
         (["--trainer.check_val_every_n_epoch=0"], "`trainer.check_val_every_n_epoch` above 0, got 0"),
         (["--trainer.val_check_interval=0"], "`trainer.val_check_interval` above 0, got 0"),
+        (["--trainer.gradient_clip_val=-1"], "`trainer.gradient_clip_val` >= 0, got -1"),
         (["--model.lr=1e38"], "`lr, times encoder_lr_factor and weight_decay` below 1e+37"),
         ([f"--model.loss={__name__}.TakesOne"], "Expected the loss to take logits and masks"),
         (["--model.schedule=step"], "model.schedule"),
