@@ -1,6 +1,6 @@
-"""Cross-entropy, focal, and focal + Dice on one configuration: the same net, budget and data, several seeds.
+"""Cross-entropy, focal, focal + Dice, and the last with automatic alpha: same net, budget and data, several seeds.
 
-    python scripts/compare_losses.py [--config configs/quickstart.yaml] [--seeds 3] [--json FILE] [OPTION ...]
+    python scripts/compare_losses.py [--config FILE] [--seeds 3] [--rarest 2] [--json FILE] [OPTION ...]
 
 Every further option goes to `segfocal fit`. Each loss is trained once per seed, and the checkpoint that is best on val
 is scored on test. The table has mean and spread over the seeds.
@@ -30,12 +30,18 @@ LOSSES = {
     "cross-entropy": ["--model.loss=segfocal.FocalLoss", "--model.loss.gamma=0"],
     "focal": ["--model.loss=segfocal.FocalLoss", "--model.loss.gamma=2"],
     "focal + Dice": ["--model.loss=segfocal.FocalDiceLoss", "--model.loss.gamma=2"],
+    "focal + Dice, alpha: auto": [
+        "--model.loss=segfocal.FocalDiceLoss",
+        "--model.loss.gamma=2",
+        "--model.loss.alpha=auto",
+    ],
 }
+ALPHA = "--model.loss.alpha=null"  # of all the others, whatever the configuration says
 
 
 def train_and_test(config: str, loss: list[str], seed: int, options: list[str], runs: str) -> dict[str, Any]:
     """The test metrics of one loss and seed."""
-    shared = ["--config", config, *loss, "--runs", runs, "--name", "x", *options]
+    shared = ["--config", config, loss[0], ALPHA, *loss[1:], "--runs", runs, "--name", "x", *options]
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet):
         fitted = run_segfocal(["fit", *shared, f"--seed_everything={seed}"])
@@ -57,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", default="configs/quickstart.yaml")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--rarest", type=int, default=2, help="number of rare classes to show, and their mean")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments, options = parser.parse_known_args()
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in LOSSES}
@@ -65,17 +72,25 @@ def main() -> None:
         for name, loss in LOSSES.items():
             with tempfile.TemporaryDirectory() as runs:
                 results[name].append(train_and_test(arguments.config, loss, seed, options, runs))
-            print(f"seed {seed}  {name:14}  test mIoU {results[name][-1]['miou']:.3f}", flush=True)
+            print(f"seed {seed}  {name:26}  test mIoU {results[name][-1]['miou']:.3f}", flush=True)
     minutes = (time.monotonic() - start) / 60
     classes = results["focal"][0]["per_class"]
-    rarest = sorted(classes, key=lambda name: classes[name]["share"] or 0.0)[:2]
+    rarest = sorted(classes, key=lambda name: classes[name]["share"] or 0.0)[: arguments.rarest]
     table = Table(title=f"{arguments.config}: test IoU, mean ± deviation of {arguments.seeds} seeds")
-    for heading in ("loss", "mIoU", *(f"{name} ({100 * (classes[name]['share'] or 0):.2f} %)" for name in rarest)):
+    for heading in (
+        "loss",
+        "mIoU",
+        "mean of the rare",
+        *(f"{name} ({100 * (classes[name]['share'] or 0):.2f} %)" for name in rarest),
+    ):
         table.add_column(heading)
     for name, found in results.items():
-        rare = [spread([one["per_class"][label]["iou"] for one in found]) for label in rarest]
-        table.add_row(name, spread([one["miou"] for one in found]), *rare)
-    Console(width=100).print(table)
+        ious = [[one["per_class"][label]["iou"] for label in rarest] for one in found]
+        rare = [spread(list(of_class)) for of_class in zip(*ious, strict=True)]
+        table.add_row(
+            name, spread([one["miou"] for one in found]), spread([statistics.mean(row) for row in ious]), *rare
+        )
+    Console(width=140).print(table)
     print(f"{minutes:.1f} minutes")
     if arguments.json:
         about = {
