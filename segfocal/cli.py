@@ -226,8 +226,8 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
             return 6, f"{message}. Free some space, or write elsewhere with --runs FOLDER."
     if "DataLoader worker" in message and "Terminated" in message:  # the signal reached the workers first
         return 143, "terminated."
-    if "DataLoader worker" in message and "killed" in message:
-        return 6, "a worker that reads the data was killed, mostly for want of memory. Lower data.num_workers."
+    if "DataLoader worker" in message or "DataLoader timed out" in message:
+        return _lost_worker(message)
     if isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message:
         return (
             6,
@@ -236,6 +236,17 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
     if isinstance(error, ValueError | RuntimeError) and _raised_in(error, "segfocal", "pytorch_lightning"):
         return 2, message
     return None, message
+
+
+def _lost_worker(message: str) -> tuple[int, str]:
+    from segfocal.data.workers import PATIENCE, read_by_workers
+
+    names = read_by_workers(message)
+    if "timed out" in message:
+        return 3, f"no batch came for {PATIENCE:.0f} seconds. Being read: {names}. Look at these files and their disk."
+    if "Segmentation fault" in message or "Bus error" in message:
+        return 3, f"a worker crashed while it read {names}. Look at this file; --data.num_workers 0 shows more."
+    return 6, f"a worker was killed while it read {names}, mostly for want of memory. Lower data.num_workers."
 
 
 def _raised_in(error: BaseException, *packages: str) -> bool:

@@ -4,7 +4,8 @@ import torch
 from torch.utils.data import SequentialSampler
 
 from segfocal.data import DataError, ShapesDataModule
-from segfocal.data.loading import EqualSizeBatches, Filler, SeededSampler, collate, default_workers, make_loader
+from segfocal.data.loading import collate, default_workers, make_loader
+from segfocal.data.samplers import EqualSizeBatches, Filler, SeededSampler
 
 
 def epochs(num_workers, count=2, seed=5):

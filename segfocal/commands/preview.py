@@ -14,8 +14,9 @@ from segfocal.commands.look import data_configuration
 from segfocal.data import DataError, SegmentationDataModule
 from segfocal.data.choice import evenly_spread, samples_of_all_classes
 from segfocal.data.datasets import SegmentationDataset
-from segfocal.data.loading import LabelledImages, SeededSampler
+from segfocal.data.loading import LabelledImages
 from segfocal.data.palettes import default_palette
+from segfocal.data.samplers import SeededSampler
 from segfocal.evaluation.pictures import Picture, as_picture
 from segfocal.evaluation.samples import LabelPainter, shortened
 from segfocal.evaluation.sheets import contact_sheet

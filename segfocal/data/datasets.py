@@ -157,6 +157,15 @@ class FileSample:
         ]
 
 
+_notes = torch.zeros(1, dtype=torch.int64)  # 1 + the index of the sample that is being read, 0 for none
+
+
+def note_with(notes: Tensor) -> None:
+    """From now on this process notes in `notes`, (1,), what it reads."""
+    global _notes
+    _notes = notes
+
+
 class SegmentationDataset(Dataset[Batch]):
     """Images with their masks, as dictionaries of tensors and names.
 
@@ -201,6 +210,12 @@ class SegmentationDataset(Dataset[Batch]):
     def __getitem__(self, key: int | tuple[int, int]) -> Batch:
         """Read one sample. The key is its index, or (index, seed of its random numbers)."""
         index, seed = key if isinstance(key, tuple) else (key, 0)
+        _notes[:] = index + 1
+        item = self._item(index, seed)
+        _notes[:] = 0
+        return item
+
+    def _item(self, index: int, seed: int) -> Batch:
         sample = self.decoded[index]
         image = sample.image()
         if not self.with_masks:
