@@ -3,11 +3,13 @@
 A checkpoint is torch's ZIP archive with the SHA-256 of its bytes as the archive's comment.
 """
 
+import errno
 import hashlib
 import os
+import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -33,7 +35,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("w+b") as file:
-            torch.save(checkpoint, file)
+            _save(checkpoint, file)
             digest = _digest(file, file.seek(0, os.SEEK_END))
             file.seek(-2, os.SEEK_END)
             file.write(_SEAL.to_bytes(2, "little") + digest.encode())
@@ -42,6 +44,38 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:  # torch hides a full disk behind its archive's own troubles
+            if isinstance(cause, OSError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def check_disk(folder: Path, net: nn.Module, copies: int) -> None:
+    """Refuse to begin what cannot be saved.
+
+    Args:
+        folder: Where checkpoints will lie.
+        net: What is trained.
+        copies: How often a checkpoint holds the weights: themselves, AdamW's two means, a moving average.
+
+    Raises:
+        OSError: There is no room for three checkpoints: the best, the last, and the one being written.
+    """
+    size = copies * sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if free < 3 * size:
+        raise OSError(
+            errno.ENOSPC,
+            f"Expected room for three checkpoints of {size / 1e6:.1f} MB in {folder}, {free / 1e6:.1f} MB are free",
+        )
 
 
 def verify(path: Path) -> None:

@@ -196,6 +196,9 @@ def _silence() -> None:
     warnings.filterwarnings("ignore")
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
+
+
 def _complaint(error: BaseException) -> tuple[int | None, str]:
     """Exit code and message for an error that is the user's to mend; no code for one that is ours."""
     message = str(error)
@@ -222,8 +225,9 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
             return 143, "terminated."
         case KeyboardInterrupt() | SystemExit(__context__=KeyboardInterrupt()):  # Lightning exits on an interrupt
             return 130, "interrupted."
-        case OSError() if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT):
-            return 6, f"{message}. Free some space, or write elsewhere with --runs FOLDER."
+        case OSError() if error.errno in _NO_ROOM:
+            where = f": {error.filename}" if error.filename else ""
+            return 6, f"{error.strerror}{where}. Free some space, or write elsewhere with --runs FOLDER."
     if "DataLoader worker" in message and "Terminated" in message:  # the signal reached the workers first
         return 143, "terminated."
     if "DataLoader worker" in message or "DataLoader timed out" in message:

@@ -1,16 +1,19 @@
 """Checkpoint files: whole, sealed, harmless."""
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from segfocal.checkpoints import CheckpointError, load_checkpoint, net_state, verify, write_checkpoint
+from segfocal.checkpoints import CheckpointError, check_disk, load_checkpoint, net_state, verify, write_checkpoint
 
 
 def checkpoint_of(net, names):
@@ -149,3 +152,27 @@ def test_a_kill_at_any_moment_leaves_a_sound_file(tmp_path):
         process.wait()
         process.stdout.close()
         assert load_checkpoint(path)["state_dict"]["net.weight"].sum() == 1_000_000
+
+
+def test_a_disk_that_is_full_leaves_the_old_checkpoint(tmp_path):
+    path, net = tmp_path / "last.ckpt", nn.Linear(300, 300)
+    write_checkpoint(checkpoint_of(net, ["a", "b"]), path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # what is written beyond fails, as on a full disk
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_checkpoint(checkpoint_of(net, ["c", "d"]), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path], "and no part of the new one"
+
+
+def test_no_room_for_checkpoints_is_said_before_the_first_step(tmp_path, monkeypatch):
+    net = nn.Linear(1000, 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=20_000_000))
+    check_disk(tmp_path, net, copies=1)
+    with pytest.raises(OSError, match=r"room for three checkpoints of 12.0 MB in .*, 20.0 MB are free") as raised:
+        check_disk(tmp_path, net, copies=3)
+    assert raised.value.errno == errno.ENOSPC

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -380,3 +381,9 @@ def test_all_faults_of_the_data_are_listed_at_once_before_a_run_is_made(home, ru
     runs = sorted((home / "runs/tiny").iterdir())
     fails(run(*BASE, "--data.root", str(data)), 3, masks[0].stem, masks[1].name, "5", masks[2].name, "77")
     assert sorted((home / "runs/tiny").iterdir()) == runs
+
+
+def test_a_disk_without_room_is_refused_before_the_first_step(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    fails(run("fit", *BASE, "--runs", str(tmp_path)), 6, "room for three checkpoints", "--runs")
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from segfocal.checkpoints import CheckpointError, SaveOnTermination, load_checkpoint
+from segfocal.checkpoints import CheckpointError, SaveOnTermination, check_disk, load_checkpoint
 from segfocal.commands import load, report, start_run, with_config_of_run
 from segfocal.commands.find_lr import find_lr
 from segfocal.configuration import Configuration
@@ -31,6 +31,8 @@ def fit(options: list[str]) -> None:
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
     ending = SaveOnTermination(run / "checkpoints" / "last.ckpt")
     kept = [] if config.trainer.enable_checkpointing is False else [best, last, ending]
+    if kept:
+        check_disk(run, task.net, copies=3 if task.hparams["ema_decay"] is None else 4)
     trainer = configuration.build_trainer(run, kept)
     size = sum(parameter.numel() for parameter in task.net.parameters()) / 1e6
     print(f"training: {len(task.class_names)} classes, {size:.2f} M parameters; {run}", flush=True)
