@@ -384,6 +384,6 @@ def test_all_faults_of_the_data_are_listed_at_once_before_a_run_is_made(home, ru
 
 
 def test_a_disk_without_room_is_refused_before_the_first_step(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
     fails(run(*BASE, "--runs", str(tmp_path)), 6, "room for three checkpoints", "--runs")
     assert not list(tmp_path.rglob("*.ckpt"))
