@@ -1,7 +1,6 @@
 """The data module for images and masks in files."""
 
 import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from segfocal.data.classes import Classes, resolve_classes
 from segfocal.data.datasets import FileSample, SegmentationDataset
 from segfocal.data.files import fault_report
 from segfocal.data.images import Bands
-from segfocal.data.labels import FORMS, Labels, MaskForm
-from segfocal.data.layouts import LAYOUTS, SPLITS, Layout, Source, Split, detect_layout
-from segfocal.data.loading import LabelledImages, check_at_least, check_size
+from segfocal.data.labels import Labels, MaskForm
+from segfocal.data.layouts import SPLITS, Layout, Source, Split
+from segfocal.data.loading import LabelledImages, check_size
 from segfocal.data.pairing import find_images
-from segfocal.data.sampling import Crop, RareImages, class_probabilities
+from segfocal.data.sampling import Crop, RareImages, check_shares, class_probabilities
 from segfocal.data.transforms import AlbumentationsAugment, Entry
 
 Array = NDArray[Any]
@@ -115,17 +114,9 @@ class SegmentationDataModule(LabelledImages):
         verify: bool = True,
     ) -> None:
         self.root = Path(root).expanduser()
-        if layout not in LAYOUTS:
-            raise ValueError(f"Expected `layout` to be one of {', '.join(LAYOUTS)}, got {layout!r}. Choose one.")
-        if masks not in FORMS:
-            raise ValueError(f"Expected `masks` to be one of {', '.join(FORMS)}, got {masks!r}. Choose one.")
-        found = detect_layout(self.root) if layout == "auto" else layout
-        known = resolve_classes(self.root, found, classes, unlisted, overlap=masks != "index")
-        if known.unlisted == "background" and masks == "index" and len(known.names) > 1:
-            raise ValueError(
-                f"Expected `unlisted: background` with a single class, got {len(known.names)}. Choose error or ignore, "
-                "or list the background as a class."
-            )
+        bands = Bands(in_channels, value_range)
+        source = Source(self.root, layout, split_files, holdout, mask_suffix, bands=bands)
+        known = resolve_classes(self.root, source.found_layout(), classes, unlisted, overlap=masks != "index")
         super().__init__(
             classes=known.names,
             ignore_index=ignore_index,
@@ -135,26 +126,11 @@ class SegmentationDataModule(LabelledImages):
             num_workers=num_workers,
         )
         self.labels = Labels(len(known.names), ignore_index, known.values, known.colours, known.unlisted, masks)
-        self.source = Source(
-            self.root,
-            layout,
-            _checked_splits("split_files", split_files),
-            mask_suffix,
-            _checked_holdout(holdout),
-            tuple(known.names) if masks == "per_class" else (),
-            Bands(in_channels, _checked_range(value_range)),
-        )
-        check_at_least("in_channels", in_channels, 1)
+        self.source = replace(source, class_folders=tuple(known.names) if masks == "per_class" else ())
         self.size = None if size is None else check_size(size, 1)
         self.crop = None if crop is None else check_size(crop, 1, "crop")
+        check_shares(self.crop, rare_crops, rare_images)
         self.rare_crops, self.rare_images = rare_crops, rare_images
-        for name, share in (("rare_crops", rare_crops), ("rare_images", rare_images)):
-            if isinstance(share, bool) or not 0 <= share <= 1:
-                raise ValueError(f"Expected `{name}` to be a share in [0, 1], got {share}. Correct it.")
-        if rare_crops and crop is None:
-            raise ValueError(
-                "Expected `crop`, for `rare_crops` says where its windows lie. Set it, such as [256, 256]."
-            )
         self.augment = AlbumentationsAugment(augment, ignore_index) if augment else None
         self.cache = cache
         self.images = images
@@ -270,32 +246,3 @@ class SegmentationDataModule(LabelledImages):
     def _absent_classes(self, counts: Array) -> str:
         absent = [f"{name} ({index})" for index, name in enumerate(self.class_names) if not counts[:, index].any()]
         return f"Classes that never occur in train and cannot be learnt: {', '.join(absent)}." if absent else ""
-
-
-def _checked_splits(argument: str, given: dict[str, Any] | None) -> dict[str, Any] | None:
-    if unknown := set(given or {}) - set(SPLITS):
-        raise ValueError(f"Expected `{argument}` with keys train, val, test, got {sorted(unknown)}. Rename them.")
-    return given
-
-
-def _checked_holdout(holdout: dict[str, float] | None) -> dict[str, float] | None:
-    shares = _checked_splits("holdout", holdout)
-    if shares is None:
-        return None
-    if not set(shares) <= {"val", "test"} or not all(0 < s < 1 for s in shares.values()) or sum(shares.values()) >= 1:
-        raise ValueError(
-            f"Expected `holdout` to give val and test a share in (0, 1), of less than 1 in all, got {shares}. Such as "
-            "{val: 0.2, test: 0.1}; train gets the rest."
-        )
-    if "val" not in shares:
-        raise ValueError(f"Expected `holdout` to give val a share, got {shares}. Add it, such as {{val: 0.2}}.")
-    return shares
-
-
-def _checked_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    if value_range is None:
-        return None
-    low, high = value_range
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"Expected `value_range` to be two finite numbers, low < high, got {value_range}. Correct it.")
-    return low, high

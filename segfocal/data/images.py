@@ -4,6 +4,7 @@ Shapes: H x W pixels, D bands.
 """
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ class Bands:
 
     count: int = 3
     value_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.count, int) or isinstance(self.count, bool) or self.count < 1:
+            raise ValueError(f"Expected `in_channels` to be an integer of at least 1, got {self.count!r}. Correct it.")
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(
+                    f"Expected `value_range` to be two finite numbers, low < high, got {self.value_range}. Correct it."
+                )
 
     @property
     def exact(self) -> bool:

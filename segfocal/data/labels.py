@@ -50,6 +50,15 @@ class Labels:
     unlisted: Unlisted = "error"
     form: MaskForm = "index"
 
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"Expected `masks` to be one of {', '.join(FORMS)}, got {self.form!r}. Choose one.")
+        if self.unlisted == "background" and not self.dense and self.num_classes > 1:
+            raise ValueError(
+                f"Expected `unlisted: background` with a single class, got {self.num_classes}. Choose error or ignore, "
+                "or list the background as a class."
+            )
+
     @property
     def dense(self) -> bool:
         """Whether masks are (C, H, W), with classes that may overlap."""

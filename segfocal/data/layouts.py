@@ -40,8 +40,8 @@ class Source:
         root: Folder of the data set.
         layout: Where images and masks lie; unused with `split_files`.
         split_files: Text file per split, with a line `image mask` per sample.
-        mask_suffix: What a mask's stem has and its image's has not, such as _mask.
         holdout: Share of images/ that goes to val and test, where images/ has no folder per split.
+        mask_suffix: What a mask's stem has and its image's has not, such as _mask.
         class_folders: Names of the classes, where each has masks of its own.
         bands: How images are read.
     """
@@ -49,10 +49,24 @@ class Source:
     root: Path
     layout: Layout = "auto"
     split_files: Mapping[str, str] | None = None
-    mask_suffix: str = ""
     holdout: Mapping[str, float] | None = None
+    mask_suffix: str = ""
     class_folders: tuple[str, ...] = ()
     bands: Bands = RGB
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"Expected `layout` to be one of {', '.join(LAYOUTS)}, got {self.layout!r}. Choose one.")
+        if unknown := set(self.split_files or {}) - set(SPLITS):
+            raise ValueError(f"Expected `split_files` with keys train, val, test, got {sorted(unknown)}. Rename them.")
+        if self.holdout is not None:
+            shares = list(self.holdout.values())
+            known = set(self.holdout) <= {"val", "test"} and "val" in self.holdout
+            if not known or not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
+                raise ValueError(
+                    "Expected `holdout` to give val, and test if there is one, a share in (0, 1), of less than 1 in "
+                    f"all, got {dict(self.holdout)}. Such as {{val: 0.2, test: 0.1}}; train gets the rest."
+                )
 
     def has(self, split: Split) -> bool:
         """Whether there is anything of this split."""
@@ -60,7 +74,7 @@ class Source:
             return split in self.split_files
         if self.holdout is not None:
             return split == "train" or self.holdout.get(split, 0) > 0
-        layout = self._layout()
+        layout = self.found_layout()
         if layout == "voc":
             return voc_list(self.root, split).is_file()
         return layout is not None and _folders(self.root, layout, split)[0].is_dir()
@@ -72,13 +86,14 @@ class Source:
         samples, faults = self._listed(split, masks)
         return [replace(sample, bands=self.bands) for sample in samples], faults
 
-    def _layout(self) -> Layout | None:
+    def found_layout(self) -> Layout | None:
+        """The layout, found out if it is `auto`; None if the folders are in none."""
         return detect_layout(self.root) if self.layout == "auto" else self.layout
 
     def _listed(self, split: Split, masks: bool) -> tuple[list[FileSample], list[str]]:
         if self.split_files is not None:
             return self._from_file(split, masks)
-        layout = self._layout()
+        layout = self.found_layout()
         if layout is None:
             return [], [
                 f"{self.root}: holds neither images/ and masks/ nor train/ and trainannot/, and no other layout "

@@ -27,6 +27,15 @@ def class_probabilities(pixels: Array) -> Array:
     return np.asarray(weights / max(weights.sum(), 1e-300))
 
 
+def check_shares(crop: tuple[int, int] | None, rare_crops: float, rare_images: float) -> None:
+    """Raise a ValueError unless both are shares, and `crop` says how large the windows are."""
+    for name, share in (("rare_crops", rare_crops), ("rare_images", rare_images)):
+        if isinstance(share, bool) or not 0 <= share <= 1:
+            raise ValueError(f"Expected `{name}` to be a share in [0, 1], got {share}. Correct it.")
+    if rare_crops and crop is None:
+        raise ValueError("Expected `crop`, as `rare_crops` says where its windows lie. Set it, such as [256, 256].")
+
+
 @dataclass(frozen=True)
 class RareImages:
     """Gives a share of an epoch's places to images that are drawn for a class they show.
