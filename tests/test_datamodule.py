@@ -172,8 +172,13 @@ def test_images_of_several_sizes(tree):
     for kind, shape in (("images", (20, 30, 3)), ("masks", (20, 30))):
         for split in ("train", "val", "test"):
             save(tree / kind / split / "0001.png", np.zeros(shape))
-    with pytest.raises(DataError, match=r"train: images of a batch must have one size, got 2: .*Set `size`, or add"):
+    with pytest.raises(DataError, match=r"train: images of a batch must have one size, got 2: .*Set `size`, or `crop`"):
         module(tree).setup("fit")
+    with pytest.raises(DataError, match=r"train: images of a batch must have one size"):
+        module(tree, augment="light").setup("fit")  # a preset keeps the size
+    cropped = module(tree, crop=(16, 16), batch_size=4)
+    cropped.setup("fit")
+    assert next(iter(cropped.train_dataloader()))["image"].shape == (4, 3, 16, 16)
     for size, count in (((16, 16), 2), (None, 2)):
         data = module(tree, size=size)
         data.setup("validate")

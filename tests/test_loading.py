@@ -64,7 +64,7 @@ def test_batches_group_equal_sizes_in_order():
 
 def test_images_of_several_sizes_cannot_be_stacked():
     items = [{"image": torch.zeros(3, 4, n), "mask": torch.zeros(4, n), "name": f"{n}.png"} for n in (5, 6)]
-    with pytest.raises(DataError, match=r"one size, got 5.png 4 x 5, 6.png 4 x 6. Set `size`, or add RandomCrop"):
+    with pytest.raises(DataError, match=r"one size, got 5.png 4 x 5, 6.png 4 x 6. Set `size` or `crop`"):
         collate(items)
 
 

@@ -168,5 +168,5 @@ def unequal_sizes(samples: Sequence[FileSample]) -> list[str]:
     if len(sizes) < 2:
         return []
     shown = ", ".join(f"{height} x {width} ({name})" for (height, width), name in list(sizes.items())[:3])
-    remedy = "Set `size`, or add RandomCrop with `pad_if_needed: true` to `augment`."
+    remedy = "Set `size`, or `crop`."
     return [f"train: images of a batch must have one size, got {len(sizes)}: {shown}. {remedy}"]

@@ -174,8 +174,7 @@ class SegmentationDataModule(LabelledImages):
             if split == "train":
                 counts = pixels
                 faults += [] if more or depth == "headers" else self._nothing_to_learn(counts)
-                if self.size is None and self.augment is None and self.crop is None:
-                    faults += unequal_sizes(found[split])
+                faults += self._unequal_sizes(found[split])
         if faults:
             raise fault_report(faults, str(self.root))
         kept = [split for split in wanted if self.cache and split != "test"]  # of which each image is read once
@@ -223,8 +222,7 @@ class SegmentationDataModule(LabelledImages):
             faults[split] += more
         if not faults["train"]:
             faults["train"] += self._nothing_to_learn(counts["train"])
-        if self.size is None and self.augment is None and self.crop is None:
-            faults["train"] += unequal_sizes(found["train"])
+        faults["train"] += self._unequal_sizes(found["train"])
         leaks = (shared_images(found) if self.source.split_files else []) + equal_images(found)
         return Inspection(
             where=str(self.root),
@@ -232,6 +230,11 @@ class SegmentationDataModule(LabelledImages):
             faults={split: list(dict.fromkeys(listed)) for split, listed in faults.items()} | {"splits": leaks},
             warnings=[absent] if (absent := self._absent_classes(counts["train"])) else [],
         )
+
+    def _unequal_sizes(self, samples: list[FileSample]) -> list[str]:
+        """The fault of training images that stay of different sizes."""
+        kept = self.size is None and self.crop is None and (self.augment is None or self.augment.keeps_size)
+        return unequal_sizes(samples) if kept else []
 
     def _nothing_to_learn(self, counts: Array) -> list[str]:
         """A class that never occurs may be rare; a single one that never occurs is a mask that means something else."""

@@ -146,7 +146,7 @@ def collate(items: list[Batch]) -> Batch:
         shown = ", ".join(f"{name} {h} x {w}" for name, (h, w) in list(sizes.items())[:3])
         raise DataError(
             f"The images of a training batch must have one size, got {shown}. "
-            "Set `size`, or add RandomCrop with `pad_if_needed: true` to `augment`."
+            "Set `size` or `crop`, or end `augment` with a transform that gives all one size."
         )
     columns = {key: [item[key] for item in items] for key in items[0]}
     columns["name"] = [name for name in columns["name"] if name is not None]

@@ -126,6 +126,7 @@ class AlbumentationsAugment:
         entries = [augment] if isinstance(augment, str) else augment
         transforms = [transform for entry in entries for transform in _transforms(entry)]
         self.ignore_index = ignore_index
+        self.keeps_size = all(isinstance(entry, str) for entry in entries)  # as presets do; of others nobody knows
         _fill_masks(transforms, ignore_index)
         try:
             self.compose = Compose(transforms, strict=True, mask_interpolation=cv2.INTER_NEAREST)
