@@ -67,3 +67,15 @@ def test_grey_images_with_floats(tmp_path):
     image = region(sheet, 0, 0)
     assert (image[..., 0] == image[..., 1]).all()
     assert image.std() > 30
+
+
+def test_a_batch_that_counts_nowhere_is_not_shown(tmp_path):
+    """Of several processes one may be given such a batch to keep up with the others: it names no sample."""
+    real, filler = batch_of(), batch_of() | {"name": []}
+    filler["mask"] = torch.full_like(filler["mask"], 255)
+    real["name"] = [f"{i}.png" for i in range(len(real["image"]))]
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), FocalDiceLoss(), ["background", "a", "b"])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[SampleOverlays(1, 2)], default_root_dir=tmp_path)
+    trainer.fit(task, loader([real]), loader([filler, real]))
+    with Image.open(tmp_path / "samples" / "epoch_001.png") as picture:
+        assert picture.height > 2 * 320, "two rows, of the second batch"

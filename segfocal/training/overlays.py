@@ -58,7 +58,8 @@ class SampleOverlays(Callback):
         if not training or not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         names, palette = _classes(trainer, pl_module)
-        for row in range(min(self.count - len(self._rows), len(outputs))):
+        there = len(batch.get("name", outputs))  # of several processes one may have a batch that counts nowhere
+        for row in range(min(self.count - len(self._rows), there)):
             image = as_picture(batch["image"][row].permute(1, 2, 0).cpu().numpy())
             truth, predicted = batch["mask"][row].cpu().numpy(), outputs[row].cpu().numpy()
             if truth.ndim == 3 and len(names) == 1:
