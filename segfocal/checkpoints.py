@@ -5,6 +5,7 @@ A checkpoint is torch's ZIP archive with the SHA-256 of its bytes as the archive
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import zipfile
@@ -13,9 +14,13 @@ from typing import IO, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
+
+_log = logging.getLogger(__name__)
 
 _END = b"PK\x05\x06"  # begins the last 22 bytes of an archive, of which the last two count the comment's bytes
 _SEAL = 64  # bytes of a SHA-256 in hexadecimal
@@ -191,6 +196,47 @@ class SealedCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint; never runs code, whatever is asked for."""
         return load_checkpoint(Path(path))
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps best.ckpt, the one with the best mIoU on val.
+
+    A resumed fit goes on from the best one so far, of which it takes a copy; Lightning's would forget it, as the run
+    has a folder of its own.
+
+    Args:
+        folder: Of the checkpoints.
+        resumed: The checkpoint that is gone on from.
+    """
+
+    def __init__(self, folder: Path, resumed: Path | None) -> None:
+        super().__init__(folder, "best", monitor="val/miou", mode="max", enable_version_counter=False)
+        self.path = folder / "best.ckpt"
+        self.before = None if resumed is None else resumed.parent / "best.ckpt"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best checkpoint so far with its score."""
+        score = state_dict["best_model_score"]
+        if score is not None and self._taken_over():
+            self.best_model_score = self.kth_value = score
+            self.best_model_path = self.kth_best_model_path = str(self.path)
+            self.best_k_models = {str(self.path): score}
+
+    def _taken_over(self) -> bool:
+        assert self.before is not None, "only a resumed fit has a state to load"
+        try:
+            if not self.before.is_file():
+                raise CheckpointError(f"{self.before} is not there.")
+            verify(self.before)
+        except CheckpointError as error:
+            _log.warning("%s The best checkpoint is that of the epochs to come.", error)
+            return False
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            shutil.copyfile(self.before, part)
+            part.replace(self.path)
+        return True
 
 
 class SaveOnTermination(Callback):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 
@@ -26,6 +26,9 @@ class Progress(RichProgressBar):
         """Start the clock."""
         super().on_train_start(trainer, pl_module)
         self._start = time.monotonic()
+        for kept in trainer.checkpoint_callbacks:  # after a resume there is a best so far
+            if isinstance(kept, ModelCheckpoint) and kept.monitor == "val/miou" and kept.best_model_score is not None:
+                self._best = float(kept.best_model_score)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that this epoch has scores of its own."""

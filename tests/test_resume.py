@@ -1,9 +1,11 @@
 """A fit that is killed and resumed ends in the same bits as one that is not."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from segfocal.cli import main
 
 NETS = """
+import json
 import os
 
 from pytorch_lightning import Callback
@@ -148,3 +151,25 @@ def test_every_option_of_training_goes_on_in_the_same_bits(fit, ended_by):
     assert ended_by(signal.SIGKILL, "3.1", *options, *resume).returncode == -9
     assert fit("ended", *options, *resume) == 0
     ends_in_the_same_bits("ended/003", step=8)
+
+
+def test_the_best_checkpoint_so_far_is_kept(fit, capsys):
+    """A resumed fit that only gets worse is scored by what was best before."""
+    assert fit("whole") == 0
+    before = json.loads(Path("runs/whole/000/metrics.json").read_text())["miou"]
+    capsys.readouterr()
+    assert fit("whole", "--ckpt_path", "last", "--trainer.max_epochs=6", "--model.lr=30") == 0
+    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(epochs) == 2
+    assert not any(line.endswith("*") for line in epochs), "neither is the best so far"
+    best = [torch.load(f"runs/whole/{run}/checkpoints/best.ckpt", weights_only=True) for run in ("000", "001")]
+    assert best[0]["global_step"] == best[1]["global_step"]
+    assert json.loads(Path("runs/whole/001/metrics.json").read_text())["miou"] == before
+
+
+def test_a_best_checkpoint_that_is_gone_is_said_and_begins_anew(fit, caplog):
+    assert fit("whole") == 0
+    Path("runs/whole/000/checkpoints/best.ckpt").unlink()
+    assert fit("whole", "--ckpt_path", "runs/whole/000/checkpoints/last.ckpt", "--trainer.max_epochs=5") == 0
+    assert "best.ckpt is not there. The best checkpoint is that of the epochs to come." in caplog.text
+    assert Path("runs/whole/001/checkpoints/best.ckpt").is_file()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from segfocal.checkpoints import CheckpointError, SaveOnTermination, check_disk, load_checkpoint
+from segfocal.checkpoints import BestCheckpoint, CheckpointError, SaveOnTermination, check_disk, load_checkpoint
 from segfocal.commands import load, report, start_run, with_config_of_run
 from segfocal.commands.find_lr import find_lr
 from segfocal.configuration import Configuration
@@ -26,7 +26,7 @@ def fit(options: list[str]) -> None:
     resumed, started = (None, 0) if config.ckpt_path is None else _resume(configuration)
     data.setup("fit")
     run = start_run(configuration, options, "fit", resumed)
-    best = ModelCheckpoint(run / "checkpoints", "best", monitor="val/miou", mode="max", enable_version_counter=False)
+    best = BestCheckpoint(run / "checkpoints", resumed)
     # Not tied to a score: what was trained is kept even if no validation ever takes place.
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
     ending = SaveOnTermination(run / "checkpoints" / "last.ckpt")
