@@ -211,7 +211,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, folder: Path, resumed: Path | None) -> None:
         super().__init__(folder, "best", monitor="val/miou", mode="max", enable_version_counter=False)
-        self.path = folder / "best.ckpt"
+        self.path = Path(str(self.dirpath)) / "best.ckpt"  # as Lightning writes it, which compares names
         self.before = None if resumed is None else resumed.parent / "best.ckpt"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

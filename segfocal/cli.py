@@ -182,6 +182,7 @@ def _quiet() -> None:
         "number of training batches",
         "is not empty",  # the run directory, which is made just before
         "dirpath has changed",  # a resumed run writes into a directory of its own
+        "Dump of a value that does not round-trip",  # a tuple, which is read again as a list
         "isinstance.treespec",  # Lightning 2.6 on torch 2.14
     ):
         warnings.filterwarnings("ignore", f".*{text}")
@@ -196,6 +197,7 @@ def _silence() -> None:
     warnings.filterwarnings("ignore")
 
 
+_NO_MEMORY = ("out of memory", "allocate memory", "Insufficient memory")  # PyTorch's, Linux's, OpenCV's
 _NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG)
 
 
@@ -232,7 +234,7 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
         return 143, "terminated."
     if "DataLoader worker" in message or "DataLoader timed out" in message:
         return _lost_worker(message)
-    if isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message:
+    if isinstance(error, MemoryError) or any(words in message for words in _NO_MEMORY):
         return (
             6,
             f"{message.splitlines()[0]} Lower data.batch_size or data.size, or raise trainer.accumulate_grad_batches.",

@@ -22,6 +22,7 @@ from segfocal.data.statistics import AUTO, cached_statistics
 from segfocal.mistakes import ConfigError, check_yaml, explain, import_path
 from segfocal.processes import Together
 from segfocal.progress import Curves, Progress
+from segfocal.runs import home_of
 from segfocal.task import SegmentationTask
 
 # So that YAML may name them without their modules.
@@ -125,12 +126,13 @@ class Configuration(LightningCLI):
         if getattr(self.datamodule, "multilabel", False) and self.config.model.activation != "sigmoid":
             raise ConfigError("The masks are one per class, and classes may overlap. Set model.activation: sigmoid.")
         self._settle_alpha(list(names))
-        model = self.config.model.clone()
         count, bands = len(names), getattr(self.datamodule, "in_channels", None)
+        if bands is not None:
+            _settle_normalisation(self.config.model, bands)
+        model = self.config.model.clone()
         _share(model, "net", {"num_classes": count, "classes": count, "num_labels": count})
         if bands is not None:
             _share(model, "net", {"in_channels": bands, "in_chans": bands})
-            _settle_normalisation(model, bands)
         _share(model, "loss", {"ignore_index": ignore_index, "activation": model.activation})
         only_model = LightningArgumentParser(exit_on_error=False)
         only_model.add_class_arguments(
@@ -160,7 +162,7 @@ class Configuration(LightningCLI):
         if unknown := ", ".join(sorted(how.keys() - AUTO.keys())):
             raise ConfigError(f"model.loss.alpha has the keys method and power, not {unknown}. Rename it.")
         self.datamodule.setup("fit")
-        folder = Path(self.config.runs) / self.config.name
+        folder = home_of(Path(self.config.runs), self.config.name)
         statistics = cached_statistics(self.datamodule.datasets["train"], class_names, folder)
         try:
             alpha = statistics.alpha(how["method"], how["power"], self.config.model.activation)

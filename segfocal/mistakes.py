@@ -84,7 +84,7 @@ def explain(message: str, parser: LightningArgumentParser) -> str:
     message = re.sub(r"NestedArg\(key='[^']*', val='([^']*)'\)", r"\1", message)
     rules = dict.fromkeys(_plain(line) for line in _LINE.findall(message))
     given = re.findall(r"(?:Given|Got) value: (.*)", message)
-    got = f", got {given[-1]!r}" if given else ""
+    got = f", got {min(given, key=len)!r}" if given else ""  # the others are what it stands in
     if rules and not any(" got " in rule for rule in rules):
         return f"{where}: expected {' or '.join(rules)}{got}."
     kept = [

@@ -27,17 +27,9 @@ def new_run(runs: Path, name: str, command: str) -> Path:
         ValueError: A name that is not a plain folder name, or a file in the way.
         OSError: The directory cannot be made for another reason, such as a full disk.
     """
-    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name) or len(name) > 200:
-        raise ValueError(
-            f"Expected `name` of letters, digits, '.', '_' and '-', got {name!r}. Use --runs for the folder."
-        )
-    home = runs / name
     if rank():
-        return told(home)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError, ValueError) as error:
-        raise ValueError(f"Expected `runs` to be a folder that can be made, got {runs}: {error}.") from error
+        return told(runs / name)
+    home = home_of(runs, name)
     number = max((number for number, _ in _numbered(home)), default=-1) + 1
     while True:
         run = home / (f"{number:03d}" if command == "fit" else f"{number:03d}-{command}")
@@ -49,6 +41,25 @@ def new_run(runs: Path, name: str, command: str) -> Path:
     _point(home / "latest", run.name)
     tell(run)
     return run
+
+
+def home_of(runs: Path, name: str) -> Path:
+    """Make and return the folder of the runs of a name.
+
+    Raises:
+        ValueError: A name that is not a plain folder name, or a file in the way.
+        OSError: It cannot be made for another reason, such as a full disk.
+    """
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name) or len(name) > 200:
+        raise ValueError(
+            f"Expected `name` of letters, digits, '.', '_' and '-', got {name!r}. Use --runs for the folder."
+        )
+    home = runs / name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError, ValueError) as error:
+        raise ValueError(f"Expected `runs` to be a folder that can be made, got {runs}: {error}.") from error
+    return home
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -87,7 +87,7 @@ FAULTS = {
     "header and a few pixels": (lambda image, mask: image.write_bytes(png_header(48, 32)), "truncated or corrupt"),
     "floating-point image": (
         lambda image, mask: (image.unlink(), save(np.ones(SIZE, np.float32), image.with_suffix(".tif"))),
-        "floating point",
+        "holds float32 values",
     ),
     "label too high": (lambda image, mask: save(np.full(SIZE, 6, np.uint8), mask), "got 6"),
     "16-bit label too high": (lambda image, mask: save(np.full(SIZE, 300, np.uint16), mask), "got 300"),
@@ -195,3 +195,9 @@ def test_a_class_that_never_occurs_is_a_warning(data, capsys):
 def test_data_without_files_has_nothing_to_check(capsys):
     assert main(["check", "--data=segfocal.ShapesDataModule"]) == 2
     assert "check looks at images and masks in files, which ShapesDataModule has not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["nowhere/x.json", ".", ""])
+def test_a_list_that_cannot_be_written_is_refused_first(tree, where, capsys):
+    assert main(["check", "--data.root", str(tree), "--json", where]) == 2
+    assert "Expected `--json`" in capsys.readouterr().err

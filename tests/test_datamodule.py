@@ -149,7 +149,7 @@ def test_a_class_that_never_occurs_is_warned_of(tree, caplog):
     with caplog.at_level(logging.WARNING):
         module(tree).setup("fit")
     assert [record.getMessage() for record in caplog.records] == [
-        "Classes that never occur in train and cannot be learnt: wire (4)."
+        "warning: Classes that never occur in train and cannot be learnt: wire (4)."
     ]
 
 

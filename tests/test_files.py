@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torch._utils import ExceptionWrapper
 
-from segfocal.data.files import DataError, fault_report, open_header
+from segfocal.data.files import DataError, fault_report, open_array, open_header
 
 
 @pytest.fixture
@@ -45,3 +45,13 @@ def test_header_of_bytes_and_path_agree(tmp_path, mask):
     Image.fromarray(mask).save(tmp_path / "m.png")
     with open_header(tmp_path / "m.png", "m") as on_disk:
         assert on_disk.size == open_header(io.BytesIO((tmp_path / "m.png").read_bytes()), "m").size == (3, 2)
+
+
+def test_broken_headers_of_arrays_are_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 5)))
+    whole = path.read_bytes()
+    for old, new in ((b"(4, 5)", b"(4, 5!"), (b"(4, 5)", b"(True,"), (b"'descr'", b"'descr("), (b"{", b"[")):
+        path.write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(DataError, match=r"^a.npy: "):
+            open_array(path, "a.npy")

@@ -90,3 +90,11 @@ def test_classes_present_in_a_mask():
     assert Labels(1, 255).present(np.array([[0, 1]], np.uint8)) == {0}
     assert Labels(1, 255).present(np.array([[0, 255]], np.uint8)) == set()
     assert Labels(2, 255, form="channels").present(np.array([[[0, 0]], [[255, 1]]], np.uint8)) == {1}
+
+
+def test_a_class_cannot_be_unlisted():
+    with pytest.raises(ValueError, match=r"Expected `unlisted` to name values that are no class's, got 0\."):
+        Labels(2, 255, unlisted=(0,))
+    Labels(2, 255, values=((1,), (2,)), unlisted=(0,))
+    with pytest.raises(ValueError, match=r"no class's, got \[0, 0, 1\]"):
+        Labels(2, 255, values=((1,), (2,)), colours=True, unlisted=(1,))

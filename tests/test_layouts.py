@@ -62,7 +62,8 @@ def test_missing_and_empty_folders(tmp_path):
     touch(tmp_path, "images/train/a.png", "masks/train/a.png")
     (tmp_path / "images/test").mkdir()
     assert find(tmp_path, "val")[1] == [
-        f"{folder}/val: this folder must exist. Create it, or choose another `layout` or `root`."
+        f"{folder}/val: this folder must exist. Create or rename it, or choose another `root` or `layout`, or list "
+        "the files in `split_files`."
         for folder in ("images", "masks")
     ]
     assert any(fault.startswith("images/test: holds no images") for fault in find(tmp_path, "test")[1])
@@ -205,3 +206,13 @@ def test_a_split_file_lists_a_mask_per_class(tmp_path):
         "train.txt, line 2: a line is an image and 2 masks, one per class or -, got 2 words. Use a tab if names have "
         "blanks."
     ]
+
+
+def test_a_suffix_of_all_masks_is_recognised(tmp_path):
+    for index in range(5):
+        touch(tmp_path, f"images/train/{index}.png", f"masks/train/{index}_mask.png")
+    assert find(tmp_path)[1] == [
+        "masks/train: no mask has the name of an image. The masks' names end in _mask, the images' do not. Set "
+        "`mask_suffix: _mask`."
+    ]
+    assert find(tmp_path, mask_suffix="_mask")[1] == []

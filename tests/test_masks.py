@@ -1,6 +1,9 @@
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -80,3 +83,42 @@ def _truncate(path):
 def test_masks_are_writable_for_torch(tmp_path, mask):
     Image.fromarray(mask).save(tmp_path / "m.png")
     torch.from_numpy(read_mask(tmp_path / "m.png", "m.png")).add_(1)
+
+
+@pytest.mark.parametrize("kind", ["palette", "1-bit", "16-bit"])
+def test_no_flipped_bit_of_a_png_gives_other_labels(tmp_path, kind):
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.repeat(random.integers(0, 2 if kind == "1-bit" else 20, (12, 16)), 8, 0), 8, 1)
+    image = Image.fromarray(labels.astype(np.uint16 if kind == "16-bit" else np.uint8))
+    if kind == "palette":
+        image.putpalette(random.integers(0, 256, 768).tolist())
+    elif kind == "1-bit":
+        image = Image.fromarray(labels.astype(bool))
+    path = tmp_path / "m.png"
+    image.save(path)
+    whole, want = path.read_bytes(), read_mask(path, "m")
+    for place in random.integers(8 * whole.index(b"IDAT"), 8 * len(whole), 150):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            assert np.array_equal(read_mask(path, "m"), want)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_tiff_masks_hold_the_values_as_written(tmp_path, photometric):
+    for values in (np.array([[True, False]]), np.array([[0, 1, 2, 3]], np.uint8), np.array([[0, 300]], np.uint16)):
+        tifffile.imwrite(tmp_path / "m.tif", values, photometric=photometric)
+        assert read_mask(tmp_path / "m.tif", "m").tolist() == values.astype(int).tolist()
+    tifffile.imwrite(tmp_path / "m.tif", np.array([[-5, 0]], np.int8))
+    with pytest.raises(DataError, match=r"labels must lie in 0..65535, got -5"):
+        read_mask(tmp_path / "m.tif", "m")
+
+
+@pytest.mark.parametrize("text", ["P2 5 1 4 0 1 2 3 4", "P2\n# a comment\n4 1 1000 0 1 2 3", "P1 3 1 0 1 0"])
+def test_portable_maps_that_readers_stretch_are_refused(tmp_path, text):
+    (tmp_path / "m.pgm").write_text(text + "\n")
+    with pytest.raises(DataError, match=r"m: readers stretch or invert .* Store masks as PNG"):
+        read_mask(tmp_path / "m.pgm", "m")
+    (tmp_path / "m.pgm").write_text("P2 3 1 255 0 7 255\n")
+    assert read_mask(tmp_path / "m.pgm", "m").tolist() == [[0, 7, 255]]

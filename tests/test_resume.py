@@ -153,13 +153,16 @@ def test_every_option_of_training_goes_on_in_the_same_bits(fit, ended_by):
     ends_in_the_same_bits("ended/003", step=8)
 
 
+BAR = "--trainer.enable_progress_bar=true"  # which prints a line per epoch
+
+
 def test_the_best_checkpoint_so_far_is_kept(fit, capsys):
     """A resumed fit that only gets worse is scored by what was best before."""
     assert fit("whole") == 0
     before = json.loads(Path("runs/whole/000/metrics.json").read_text())["miou"]
     capsys.readouterr()
-    assert fit("whole", "--ckpt_path", "last", "--trainer.max_epochs=6", "--model.lr=30") == 0
-    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert fit("whole", "--ckpt_path", "last", "--trainer.max_epochs=6", "--model.lr=30", BAR) == 0
+    epochs = [line for line in capsys.readouterr().out.splitlines() if "val/miou" in line]
     assert len(epochs) == 2
     assert not any(line.endswith("*") for line in epochs), "neither is the best so far"
     best = [torch.load(f"runs/whole/{run}/checkpoints/best.ckpt", weights_only=True) for run in ("000", "001")]
@@ -173,3 +176,9 @@ def test_a_best_checkpoint_that_is_gone_is_said_and_begins_anew(fit, caplog):
     assert fit("whole", "--ckpt_path", "runs/whole/000/checkpoints/last.ckpt", "--trainer.max_epochs=5") == 0
     assert "best.ckpt is not there. The best checkpoint is that of the epochs to come." in caplog.text
     assert Path("runs/whole/001/checkpoints/best.ckpt").is_file()
+
+
+def test_another_batch_size_within_an_epoch_is_refused(fit, ended_by, capsys):
+    assert ended_by(signal.SIGTERM, "2.3").returncode == 143
+    assert fit("ended", "--ckpt_path", "last", "--data.batch_size=8") == 2
+    assert "Expected `batch_size` 4, with which the epoch began" in capsys.readouterr().err

@@ -161,3 +161,7 @@ def test_the_order_and_the_windows_are_the_same_for_any_number_of_workers(tree):
 def test_shares_outside_their_range_are_refused(tree, options, message):
     with pytest.raises(ValueError, match=message):
         SegmentationDataModule(root=tree, **options)
+
+
+def test_nothing_but_ignored_pixels_is_drawn_evenly():
+    assert RareImages.of(0.5, np.zeros((4, 3))).probabilities.tolist() == [0.25] * 4

@@ -87,3 +87,21 @@ def test_faults_of_the_data_come_first(tree, capsys):
     (tree / "masks/train/0001.png").unlink()
     assert main(["stats", "--data.root", "data"]) == 3
     assert "0001.png: has no mask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", "[1]", '{"pixels": 3}'])
+def test_a_spoilt_cache_is_counted_again(tree, tmp_path, content):
+    assert main(["stats", "--data.root", "data"]) == 0
+    for kept in (tmp_path / "runs/default").glob("*.json"):
+        kept.write_text(content)
+    assert main(["stats", "--data.root", "data"]) == 0
+    assert statistics(tmp_path, 1) == statistics(tmp_path, 0)
+
+
+def test_nothing_is_written_beside_the_runs(tree, tmp_path, capsys):
+    assert main(["stats", "--data.root", "data", "--name", "../evil"]) == 2
+    assert "Expected `name`" in capsys.readouterr().err
+    assert not (tmp_path / "evil").exists()
+    (tmp_path / "file").write_text("")
+    assert main(["stats", "--data.root", "data", "--runs", "file"]) == 2
+    assert "Expected `runs` to be a folder" in capsys.readouterr().err

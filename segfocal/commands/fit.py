@@ -35,7 +35,8 @@ def fit(options: list[str]) -> None:
         check_disk(run, task.net, copies=3 if task.hparams["ema_decay"] is None else 4)
     trainer = configuration.build_trainer(run, kept)
     size = sum(parameter.numel() for parameter in task.net.parameters()) / 1e6
-    print(f"training: {len(task.class_names)} classes, {size:.2f} M parameters; {run}", flush=True)
+    count = len(task.class_names)
+    print(f"training: {count} class{'es' if count > 1 else ''}, {size:.2f} M parameters; {run}", flush=True)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
@@ -43,7 +44,8 @@ def fit(options: list[str]) -> None:
         print(f"run: {run}; " + (f"--ckpt_path {run} goes on from it" if saved else "no epoch was finished"))
         raise
     except NonFiniteLossError as error:
-        (run / "non_finite_batch.txt").write_text("".join(f"{name}\n" for name in error.names), encoding="utf-8")
+        listed = "".join(f"{name}\n" for name in error.names)
+        (run / "non_finite_batch.txt").write_text(listed, encoding="utf-8", errors="surrogateescape")
         raise
     if trainer.global_step == started:
         raise ConfigError(f"Nothing was trained. Look at trainer.max_epochs, max_steps and limit_train_batches; {run}.")

@@ -16,6 +16,7 @@ from segfocal.data.loading import LabelledImages
 from segfocal.data.statistics import AUTO, METHODS, cached_bands, cached_statistics
 from segfocal.evaluation.charts import share_chart
 from segfocal.mistakes import ConfigError
+from segfocal.runs import home_of
 from segfocal.training.scoring import Activation
 
 
@@ -26,7 +27,7 @@ def stats(options: list[str]) -> None:
     if not isinstance(data, LabelledImages):
         raise ConfigError(f"stats counts the classes of data modules of segfocal, not of {type(data).__name__}.")
     data.setup("fit")
-    train, folder = data.datasets["train"], Path(config.runs) / config.name
+    train, folder = data.datasets["train"], home_of(Path(config.runs), config.name)
     counted = cached_statistics(train, data.class_names, folder)
     mean, std = cached_bands(train, folder)
     # Overlapping classes and a single one go with sigmoid, whatever the options say or leave out.
@@ -48,7 +49,7 @@ def _table(counted: ClassStatistics, alphas: dict[str, list[float]]) -> Table:
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
     for heading in ("pixels", "images", *(f"alpha {method}" for method in alphas)):
-        view.add_column(heading, justify="right")
+        view.add_column(heading, justify="right", min_width=9 if "alpha" in heading else 8)
     for row, name in enumerate(counted.class_names):
         share = f"{100 * counted.shares[row]:.3f} %" if counted.pixels[row] else "-"
         weights = [f"{of_method[row]:g}" for of_method in alphas.values()]

@@ -59,8 +59,8 @@ class SegmentationDataModule(LabelledImages):
             that colour-blind people can tell apart.
         in_channels: Bands of the images, and of the net: 3, RGB, and 1, grey, are made of any file; other numbers must
             be what the files hold (PNG, TIFF, .npy).
-        value_range: The stored values that become black and white, for more than 8 bits: [0, 3000]; None: all of 8 or
-            16 bits. Pixels travel as 8 bits.
+        value_range: The stored values that become black and white, for more than 8 bits: [0, 3000]. None: all of 8
+            bits, or the 16 of photos; other types and numbers of bands need it. Pixels travel as 8 bits.
         size: (H, W) to which images are resized for the net; None keeps them. Masks of val and test keep their own
             resolution, and scores are computed there.
         crop: (H, W) of a window that is cut at random out of every training image, before `augment`. Smaller images are
@@ -162,7 +162,7 @@ class SegmentationDataModule(LabelledImages):
         files = self.source.split_files or {}
         found: dict[Split, list[FileSample]] = {}
         faults: list[str] = []
-        counts = np.zeros((0, self.num_classes))
+        counts: dict[Split, Array] = {}
         for split in [split for split in SPLITS if split in wanted or split in files]:
             found[split], more = self.source.samples(split)
             faults += more if split in wanted else []
@@ -171,28 +171,32 @@ class SegmentationDataModule(LabelledImages):
             depth: Depth = "masks" if self.verify or (self.rare and split == "train") else "headers"
             found[split], more, pixels = check_samples(found[split], self.labels, depth)
             faults += more
-            if split == "train":
-                counts = pixels
-                faults += [] if more or depth == "headers" else self._nothing_to_learn(counts)
-                faults += self._unequal_sizes(found[split])
+            if depth == "masks":
+                counts[split] = pixels
+        if "train" in wanted:
+            faults += self._nothing_to_learn(counts["train"]) if "train" in counts and not faults else []
+            faults += self._unequal_sizes(found["train"])
         if faults:
             raise fault_report(faults, str(self.root))
-        kept = [split for split in wanted if self.cache and split != "test"]  # of which each image is read once
+        self._make_datasets({split: found[split] for split in wanted}, counts.get("train"))
+        for warning in self._absent_classes(counts["train"], counts["val"]) if {"train", "val"} <= set(counts) else []:
+            _log.warning("warning: %s", warning)
+
+    def _make_datasets(self, found: dict[Split, list[FileSample]], counts: Array | None) -> None:
+        kept = [split for split in found if self.cache and split != "test"]  # of which each image is read once
         check_room([sample for split in kept for sample in found[split]], self.labels)
-        for split in wanted:
+        for split, samples in found.items():
             train = split == "train"
             self.datasets[split] = SegmentationDataset(
-                found[split],
+                samples,
                 self.labels,
                 size=self.size,
                 train=train,
                 crop=self._crop(counts) if train else None,
                 augment=self.augment if train else None,
-                rare=RareImages.of(self.rare_images, counts) if train and self.rare_images else None,
-                decoded=Cache(found[split], self.labels) if split in kept else None,
+                rare=None if counts is None or not train else self._rare_images(counts),
+                decoded=Cache(samples, self.labels) if split in kept else None,
             )
-        if absent := self._absent_classes(counts) if counts.any() else "":
-            _log.warning(absent)
 
     def _set_up_prediction(self) -> None:
         if self.images is None:
@@ -206,10 +210,14 @@ class SegmentationDataModule(LabelledImages):
             raise fault_report(faults + more, str(where))
         self.datasets["predict"] = SegmentationDataset(samples, self.labels, size=self.size, with_masks=False)
 
-    def _crop(self, counts: Array) -> Crop | None:
+    def _crop(self, counts: Array | None) -> Crop | None:
         if self.crop is None:
             return None
-        return Crop(self.crop, self.labels, self.rare_crops, class_probabilities(counts.sum(0)))
+        pixels = np.zeros(self.num_classes) if counts is None else counts.sum(0)
+        return Crop(self.crop, self.labels, self.rare_crops, class_probabilities(pixels))
+
+    def _rare_images(self, counts: Array) -> RareImages | None:
+        return RareImages.of(self.rare_images, counts) if self.rare_images else None
 
     def inspect(self) -> Inspection:
         """Read and decode every image and mask of every split that is there; train and val must be."""
@@ -220,15 +228,19 @@ class SegmentationDataModule(LabelledImages):
             samples, faults[split] = self.source.samples(split)
             found[split], more, counts[split] = check_samples(samples, self.labels, "pixels")
             faults[split] += more
-        if not faults["train"]:
+        if not any(faults.values()):
             faults["train"] += self._nothing_to_learn(counts["train"])
         faults["train"] += self._unequal_sizes(found["train"])
+        listed: set[str] = set()  # two splits may share one, such as a folder that is missing
+        for part, of_split in faults.items():
+            faults[part] = [fault for fault in dict.fromkeys(of_split) if fault not in listed]
+            listed |= set(of_split)
         leaks = (shared_images(found) if self.source.split_files else []) + equal_images(found)
         return Inspection(
             where=str(self.root),
             images={split: len(samples) for split, samples in found.items()},
-            faults={split: list(dict.fromkeys(listed)) for split, listed in faults.items()} | {"splits": leaks},
-            warnings=[absent] if (absent := self._absent_classes(counts["train"])) else [],
+            faults=faults | {"splits": leaks},
+            warnings=[] if any(faults.values()) else self._absent_classes(counts["train"], counts["val"]),
         )
 
     def _unequal_sizes(self, samples: list[FileSample]) -> list[str]:
@@ -237,15 +249,22 @@ class SegmentationDataModule(LabelledImages):
         return unequal_sizes(samples) if kept else []
 
     def _nothing_to_learn(self, counts: Array) -> list[str]:
-        """A class that never occurs may be rare; a single one that never occurs is a mask that means something else."""
-        if self.num_classes > 1 or counts.any():
+        """A class that never occurs may be rare; if none does, the masks mean something else."""
+        if counts.any():
             return []
-        name = self.class_names[0]
+        names = ", ".join(self.class_names[:3]) + (", ..." if self.num_classes > 3 else "")
+        void = self.ignore_index
         return [
-            f"train: no mask holds a single pixel of {name}. If {self.ignore_index} marks it and not void, say so: "
-            f"`classes: {{{name}: {self.ignore_index}}}`."
+            f"train: no mask holds a single pixel of {names}. If {void} marks a class and not void, say so: "
+            f"`classes: {{{self.class_names[0]}: {void}{', ...' if self.num_classes > 1 else ''}}}`."
         ]
 
-    def _absent_classes(self, counts: Array) -> str:
-        absent = [f"{name} ({index})" for index, name in enumerate(self.class_names) if not counts[:, index].any()]
-        return f"Classes that never occur in train and cannot be learnt: {', '.join(absent)}." if absent else ""
+    def _absent_classes(self, train: Array, val: Array) -> list[str]:
+        """Warnings of classes that train never shows, and of those that only val never shows."""
+        never = [set(np.flatnonzero(~counts.any(axis=0)).tolist()) for counts in (train, val)]
+        texts = {
+            "Classes that never occur in train and cannot be learnt": never[0],
+            "Classes that never occur in val and have no score there": never[1] - never[0],
+        }
+        named = {text: [f"{self.class_names[index]} ({index})" for index in sorted(texts[text])] for text in texts}
+        return [f"{text}: {', '.join(names)}." for text, names in named.items() if names]

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segfocal.data.files import DataError, open_array, open_header, read_bytes
+from segfocal.data.files import DataError, check_png, open_array, open_header, read_bytes
 from segfocal.data.orientation import orientation
+from segfocal.data.tiffs import is_tiff, read_tiff, tiff_header
 
 Array = NDArray[Any]
 
@@ -60,18 +61,24 @@ def read_size(path: Path, name: str, bands: Bands = RGB) -> tuple[int, int]:
         DataError: If the header cannot be read, claims too many pixels, or other bands than `bands`.
     """
     if path.suffix.lower() == ".npy":
-        height, width, _ = _bands_last(open_array(path, name), name, bands.count).shape
-        return height, width
-    if bands.exact and _is_tiff(path):
-        height, width, _ = _tiff(path, name, bands.count, pixels=False).shape
-        return height, width
-    with open_header(path, name) as header:
+        array = _bands_last(open_array(path, name), name, bands.count)
+        _check_type(array.dtype, name, bands)
+        return array.shape[0], array.shape[1]
+    if is_tiff(path):
+        header = tiff_header(path, name)
+        _check_type(header.dtype, name, bands)
+        if bands.exact and header.bands != bands.count:
+            raise _other_bands(name, header.bands, bands.count)
+        size = header.height, header.width
+        return size[::-1] if header.turned and not bands.exact else size
+    with open_header(path, name) as opened:
         if not bands.exact:
-            return _upright_size(header)
-        stored = 3 if header.mode == "P" else len(header.getbands())  # a palette is decoded to its colours
+            return _upright_size(opened)
+        # What OpenCV decodes a palette, transparency, and grey with transparency to.
+        stored = {"P": 3, "LA": 4}.get(opened.mode, len(opened.getbands())) + ("transparency" in opened.info)
         if stored != bands.count:
             raise _other_bands(name, stored, bands.count)
-        return header.height, header.width
+        return opened.height, opened.width
 
 
 def read_image(path: Path, name: str, bands: Bands = RGB) -> Array:
@@ -86,15 +93,16 @@ def read_image(path: Path, name: str, bands: Bands = RGB) -> Array:
             values without a `value_range`.
     """
     if bands.exact or path.suffix.lower() == ".npy":
-        return _as_uint8(read_bands(path, name, bands.count), name, bands.value_range)
+        stored = read_bands(path, name, bands.count)
+        _check_type(stored.dtype, name, bands)
+        return _as_uint8(stored, bands.value_range)
+    if is_tiff(path):
+        header = tiff_header(path, name)
+        _check_type(header.dtype, name, bands)
+        if header.compressed:
+            read_tiff(path, name)  # OpenCV, which knows how to show colours, overlooks damage
     data = read_bytes(path, name)
-    header = open_header(io.BytesIO(data), name)
-    if header.mode == "F":
-        raise DataError(
-            f"{name}: an image holds 8-bit or 16-bit values, got floating point. Convert it to 8 bits, or give "
-            "`value_range`, the values that become black and white."
-        )
-    return _photo(data, header, name, bands.count)
+    return _photo(data, open_header(io.BytesIO(data), name), name, bands.count)
 
 
 def read_bands(path: Path, name: str, count: int) -> Array:
@@ -105,8 +113,11 @@ def read_bands(path: Path, name: str, count: int) -> Array:
     """
     if path.suffix.lower() == ".npy":
         return np.array(_bands_last(open_array(path, name), name, count))
-    if _is_tiff(path):
-        return _tiff(path, name, count, pixels=True)
+    if is_tiff(path):
+        image = read_tiff(path, name)
+        if image.shape[2] != count:
+            raise _other_bands(name, image.shape[2], count)
+        return image
     data = read_bytes(path, name)
     return _stored(data, open_header(io.BytesIO(data), name), name, count)
 
@@ -129,6 +140,10 @@ def _photo(data: bytes, header: Image.Image, name: str, count: int) -> Array:
 
 def _stored(data: bytes, header: Image.Image, name: str, count: int) -> Array:
     """The bands of a PNG, JPEG or the like as they are, red first."""
+    if header.format == "PNG":
+        check_png(data, name)
+        if data[24] < 8:  # the depth
+            raise DataError(f"{name}: has {data[24]} bits per value, which readers stretch. Store it with 8.")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -139,42 +154,6 @@ def _stored(data: bytes, header: Image.Image, name: str, count: int) -> Array:
     if image.shape[2] != count:
         raise _other_bands(name, image.shape[2], count)
     return image if count < 3 else image[..., [2, 1, 0, *range(3, count)]]
-
-
-def _tiff(path: Path, name: str, count: int, *, pixels: bool) -> Array:
-    """The bands of a TIFF, (H, W, D); without `pixels` an array of that shape that holds nothing."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            axes, shape = series.axes, series.shape
-            if "Y" not in axes or "X" not in axes or len(shape) > 3:
-                raise DataError(f"{name}: a TIFF holds pixels and bands, got axes {axes}. Export it as a single image.")
-            height, width = shape[axes.index("Y")], shape[axes.index("X")]
-            stored = next((n for axis, n in zip(axes, shape, strict=True) if axis not in "YX"), 1)
-            if stored != count:
-                raise _other_bands(name, stored, count)
-            if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
-                raise DataError(f"{name}: its header claims {height} x {width} pixels. Cut it into tiles.")
-            if not pixels:
-                return np.broadcast_to(np.uint8(0), (height, width, count))
-            image = series.asarray()
-    except (DataError, MemoryError):
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: does not exist. Restore it or take it out of the split.") from error
-    except Exception as error:  # whatever the reader and its codecs raise for a broken file
-        raise DataError(
-            f"{name}: is truncated or corrupt ({error!s:.100}). Replace it or take it out of the split."
-        ) from error
-    if image.ndim == 3 and axes[2] in "YX":  # bands as planes or pages
-        image = np.moveaxis(image, 0, -1)
-    return image.reshape(height, width, count)
-
-
-def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff")
 
 
 def _bands_last(array: Array, name: str, count: int) -> Array:
@@ -189,22 +168,25 @@ def _bands_last(array: Array, name: str, count: int) -> Array:
     raise DataError(f"{name}: an array must be (H, W, {count}) or ({count}, H, W), got {shape}. See `in_channels`.")
 
 
-def _as_uint8(image: Array, name: str, value_range: tuple[float, float] | None) -> Array:
+def _as_uint8(image: Array, value_range: tuple[float, float] | None) -> Array:
     """Scale to 0..255; NaN, which marks missing values, becomes 0."""
     if value_range is not None:
         low, high = value_range
         scaled = (image.astype(np.float32) - low) * np.float32(255 / (high - low))
         known: Array = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
         return known.clip(0, 255).round().astype(np.uint8)
-    if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
-    if image.dtype == np.bool_:
-        return np.where(image, np.uint8(255), np.uint8(0))
     if image.dtype == np.uint16:
         return (image >> 8).astype(np.uint8)
-    raise DataError(
-        f"{name}: holds {image.dtype} values, whose black and white nobody knows. Give `value_range`, such as [0, 1]."
-    )
+    return np.where(image, np.uint8(255), np.uint8(0)) if image.dtype == np.bool_ else np.ascontiguousarray(image)
+
+
+def _check_type(dtype: np.dtype[Any], name: str, bands: Bands) -> None:
+    """Refuse values whose black and white nobody knows; the 16 bits of photos fill their range, others' seldom do."""
+    known = (np.uint8, np.bool_) if bands.exact else (np.uint8, np.bool_, np.uint16)
+    if bands.value_range is None and dtype not in known:
+        raise DataError(
+            f"{name}: holds {dtype} values, whose black and white nobody knows. Give `value_range`, such as [0, 3000]."
+        )
 
 
 def _upright_size(header: Image.Image) -> tuple[int, int]:

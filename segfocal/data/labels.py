@@ -3,7 +3,7 @@
 Shapes: H x W pixels, C classes. A raw mask holds what the file holds; a legal one holds class indices and ignore_index.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 from typing import Any, Literal, NamedTuple, get_args
@@ -59,6 +59,15 @@ class Labels:
                 "or list the background as a class."
             )
 
+        if isinstance(self.unlisted, tuple):
+            classes = replace(self, unlisted="error", ignore_index=-1)
+            own = {value for plane in range(self.num_classes) for value in classes._targets(plane)}
+            if both := [value for value in self.unlisted if value in own]:
+                raise ValueError(
+                    f"Expected `unlisted` to name values that are no class's, got {self._shown(both[0])}. "
+                    "Take it out there, or leave it out of `classes`."
+                )
+
     @property
     def dense(self) -> bool:
         """Whether masks are (C, H, W), with classes that may overlap."""
@@ -96,7 +105,7 @@ class Labels:
             remedy = "Add the missing classes, or set `ignore_index` to the value that marks void."
         else:
             rule = "listed in `classes`" + ("" if self.colours else f", or {self.ignore_index} (ignored)")
-            remedy = "List it there, or set `unlisted: ignore`."
+            remedy = f"List it there, or, if it means nothing, set `unlisted: [{self._shown(bad[0])}]`."
         if self.count == 2 and self.values is None and bad == [255]:
             remedy = "If 255 means the class, say so: `classes: {NAME: 255}`."
         return f"{name}: labels must be {rule}, got {shown}. {remedy}"

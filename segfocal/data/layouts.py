@@ -57,6 +57,10 @@ class Source:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise ValueError(f"Expected `layout` to be one of {', '.join(LAYOUTS)}, got {self.layout!r}. Choose one.")
+        if not isinstance(self.mask_suffix, str):
+            raise ValueError(
+                f"Expected `mask_suffix` to be text, got {self.mask_suffix!r}. Leave it out if there is none."
+            )
         if unknown := set(self.split_files or {}) - set(SPLITS):
             raise ValueError(f"Expected `split_files` with keys train, val, test, got {sorted(unknown)}. Rename them.")
         if self.holdout is not None:

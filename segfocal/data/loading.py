@@ -104,11 +104,17 @@ class LabelledImages(LightningDataModule):
             return {"epoch": self._epoch, "batches": self._batches}
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if 0 < seen < self.trainer.num_training_batches:
-            return {"epoch": self._sampler.drawn, "batches": seen}
+            return {"epoch": self._sampler.drawn, "batches": seen, "batch_size": self.batch_size}
         return {"epoch": self._sampler.drawn + 1, "batches": 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there: a resumed trainer asks for batches before it says which epoch it is in."""
+        size = state.get("batch_size", self.batch_size)
+        if size != self.batch_size:
+            raise ValueError(
+                f"Expected `batch_size` {size}, with which the epoch began that is taken up after {state['batches']} "
+                f"batches, got {self.batch_size}. Keep it, or resume from a checkpoint of an epoch's end."
+            )
         self._epoch, self._batches = state["epoch"], state["batches"]
 
     def val_dataloader(self) -> DataLoader[Batch]:

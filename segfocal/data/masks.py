@@ -4,6 +4,7 @@ Shapes: H x W pixels, C classes.
 """
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.data.files import DataError, open_array, open_header, read_bytes
+from segfocal.data.files import DataError, check_png, open_array, open_header, read_bytes
 from segfocal.data.images import Bands, read_bands, read_size
 from segfocal.data.labels import Labels
+from segfocal.data.tiffs import is_tiff
 
 Array = NDArray[Any]
 
@@ -39,13 +41,19 @@ def read_mask(path: Path, name: str, *, colours: bool = False) -> Array:
     """
     if path.suffix.lower() == ".npy":
         return _array_mask(path, name, colours)
+    if is_tiff(path) and not colours:
+        return _narrow(read_bands(path, name, 1)[..., 0], name)  # other readers invert or stretch what is stored
     data = read_bytes(path, name)
     image = open_header(io.BytesIO(data), name)
     if image.format == "JPEG":
         raise DataError(f"{name}: is a JPEG, whose compression changes labels. Store masks as PNG.")
+    if image.format == "PPM" and (data[:2] in (b"P1", b"P4") or _largest(data) not in (255, 65535)):
+        raise DataError(f"{name}: readers stretch or invert the values of such a PBM or PGM. Store masks as PNG.")
     bits = data[24] if image.format == "PNG" and image.mode == "L" else 8  # the depth in a PNG's header chunk
     # OpenCV is faster, but turns palettes and transparency into colours.
     plain = image.format == "PNG" and image.mode == "L" and bits == 8 and "transparency" not in image.info
+    if image.format == "PNG" and not plain:
+        check_png(data, name)
     try:
         if colours:
             red, green, blue = np.moveaxis(np.array(image.convert("RGB"), np.int32), -1, 0)
@@ -83,8 +91,8 @@ def read_mask_size(path: Path, name: str, labels: Labels) -> tuple[int, int]:
     """
     if labels.form == "channels":
         return read_size(path, name, Bands(labels.num_classes, (0, 1)))
-    if path.suffix.lower() == ".npy":
-        return read_size(path, name, Bands(1))
+    if path.suffix.lower() == ".npy" or is_tiff(path):
+        return read_size(path, name, Bands(1, (0, 1)))
     with open_header(path, name) as header:  # masks are not turned
         return header.height, header.width
 
@@ -97,6 +105,12 @@ def _array_mask(path: Path, name: str, colours: bool) -> Array:
             "label values in `classes`."
         )
     return _narrow(np.array(array), name)
+
+
+def _largest(data: bytes) -> int:
+    """The value of a PGM or PPM that stands for white: the third number of its header."""
+    words = re.sub(rb"#[^\n]*", b"", data[:1000]).split()
+    return int(words[3]) if len(words) > 3 and words[3].isdigit() else 255
 
 
 def _decode_grey(data: bytes) -> Array:

@@ -34,6 +34,9 @@ def samples_from_folders(
         return [FileSample(_name(root, file), file, None) for file in image_files.values()], faults
     mask_files, mask_faults = _by_stem(root, masks, mask_suffix)
     faults += mask_faults
+    if suffix := _common_suffix(image_files, mask_files):
+        named = f"The masks' names end in {suffix}, the images' do not. Set `mask_suffix: {mask_suffix}{suffix}`."
+        return [], [*faults, f"{_name(root, masks)}: no mask has the name of an image. {named}"]
     samples = []
     for stem, image in image_files.items():
         if mask := mask_files.pop(stem, None):
@@ -81,6 +84,15 @@ def samples_from_class_folders(
     return samples, faults
 
 
+def _common_suffix(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str | None:
+    """What the stems of all masks have after those of images, if no mask has the stem of an image."""
+    first = next(iter(masks), "")
+    start = max((stem for stem in images if first.startswith(stem)), key=len, default=None)
+    suffix = first.removeprefix(start) if start else ""
+    fits = suffix and not images.keys() & masks.keys() and all(stem.endswith(suffix) for stem in masks)
+    return suffix if fits and any(stem.removesuffix(suffix) in images for stem in masks) else None
+
+
 def _orphans(root: Path, images: Path, masks: Mapping[str, Path]) -> list[str]:
     if not images.is_dir():
         return []
@@ -92,7 +104,10 @@ def _orphans(root: Path, images: Path, masks: Mapping[str, Path]) -> list[str]:
 
 def _by_stem(root: Path, folder: Path, suffix: str = "") -> tuple[dict[str, Path], list[str]]:
     if not folder.is_dir():
-        return {}, [f"{_name(root, folder)}: this folder must exist. Create it, or choose another `layout` or `root`."]
+        return {}, [
+            f"{_name(root, folder)}: this folder must exist. Create or rename it, or choose another `root` "
+            "or `layout`, or list the files in `split_files`."
+        ]
     found: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file():

@@ -30,7 +30,7 @@ def class_probabilities(pixels: Array) -> Array:
 def check_shares(crop: tuple[int, int] | None, rare_crops: float, rare_images: float) -> None:
     """Raise a ValueError unless both are shares, and `crop` says how large the windows are."""
     for name, share in (("rare_crops", rare_crops), ("rare_images", rare_images)):
-        if isinstance(share, bool) or not 0 <= share <= 1:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise ValueError(f"Expected `{name}` to be a share in [0, 1], got {share}. Correct it.")
     if rare_crops and crop is None:
         raise ValueError("Expected `crop`, as `rare_crops` says where its windows lie. Set it, such as [256, 256].")
@@ -55,7 +55,9 @@ class RareImages:
     def of(cls, share: float, counts: Array) -> "RareImages":
         """From the pixels of every class in every image, (N, C)."""
         per_image = counts / np.maximum(counts.sum(0), 1) * class_probabilities(counts.sum(0))
-        return cls(share, per_image.sum(1) / max(per_image.sum(), 1e-300))
+        if not per_image.any():  # nothing but ignored pixels
+            return cls(share, np.full(len(counts), 1 / len(counts)))
+        return cls(share, per_image.sum(1) / per_image.sum())
 
     def replaced(self, order: Array, random: np.random.Generator) -> Array:
         """The order of an epoch, indices (N,), with some places given to others."""

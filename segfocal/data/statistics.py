@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -103,7 +103,7 @@ class ClassStatistics:
 def _weights(method: Method, n: Array, of: Array, volume: Any) -> Array:  # noqa: ANN401
     """The weight of n pixels out of `of`; `volume` is the N of "effective"."""
     if method == "effective":
-        return np.asarray(1 / -np.expm1(n * np.log1p(-1 / volume)))
+        return np.asarray(1 / -np.expm1(n * np.log1p(-1 / np.maximum(volume, 1))))
     return of / n
 
 
@@ -181,8 +181,7 @@ def _cached(kind: str, known: list[Any], folder: Path, compute: Callable[[], dic
     if None in known:
         return compute()
     file = folder / f"{kind}-{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]}.json"
-    if file.is_file():
-        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if (kept := _kept(file)) is not None:
         return kept
     computed = compute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,6 +189,16 @@ def _cached(kind: str, known: list[Any], folder: Path, compute: Callable[[], dic
     part.write_text(json.dumps(computed, indent=1) + "\n", encoding="utf-8")
     part.replace(file)
     return computed
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """What the file holds; None if it is not there, or not what was written, for it can be computed again."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    names = {field.name for field in fields(ClassStatistics)}
+    return kept if isinstance(kept, dict) and set(kept) in (names, {"mean", "std"}) else None
 
 
 def _traces(dataset: SegmentationDataset, paths: Callable[[FileSample], list[Path]]) -> list[Any] | None:

@@ -108,6 +108,10 @@ class PredictionWriter(Callback):
     def __init__(self, folder: Path, class_names: Sequence[str], palette: Sequence[Colour]) -> None:
         self.folder, self.class_names, self.palette = folder, list(class_names), list(palette)
         self.count = 0
+        self._written: set[Path] = set()
+        safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in name) for name in class_names]
+        # Two classes whose names differ in other characters alone are told apart by their numbers.
+        self._suffixes = [f"{index}_{name}" if safe.count(name) > 1 else name for index, name in enumerate(safe)]
 
     def on_predict_batch_end(
         self,
@@ -132,6 +136,9 @@ class PredictionWriter(Callback):
     def write(self, name: str, image: Picture, labels: Labels) -> None:
         """Write mask(s) and overlay of one image, in the labels' size; `name` may hold folders."""
         stem = Path(name).with_suffix("")
+        if stem in self._written:  # a.png and a.jpg
+            stem = Path(name)
+        self._written.add(stem)
         mask_path = self.folder / "masks" / f"{stem}.png"
         overlay_path = self.folder / "overlays" / f"{stem}.jpg"
         for path in (mask_path, overlay_path):
@@ -140,10 +147,9 @@ class PredictionWriter(Callback):
             colours = [(0, 0, 0), self.palette[0]] if len(self.class_names) == 1 else self.palette
             write_palette_png(mask_path, labels, colours)
         else:
-            for index, class_name in enumerate(self.class_names):
+            for index, suffix in enumerate(self._suffixes):
                 colours = [(0, 0, 0), self.palette[index]]
-                safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in class_name)
-                write_palette_png(mask_path.with_name(f"{mask_path.stem}.{safe}.png"), labels[index], colours)
+                write_palette_png(mask_path.with_name(f"{mask_path.stem}.{suffix}.png"), labels[index], colours)
         picture = tinted(image, labels, self.class_names, self.palette)
         Image.fromarray(picture).save(overlay_path, quality=92)
         self.count += 1

@@ -28,8 +28,8 @@ def table(scores: Scores, title: str, *, bars: bool = True) -> Table:
     """
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
-    for heading in ("IoU", "Dice", "precision", "recall", "pixels"):
-        view.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("IoU", "Dice", "precision", "recall", "pixels"):  # long names give way to numbers
+        view.add_column(heading, justify="right", no_wrap=True, min_width=max(7, len(heading)))
     view.add_column("", no_wrap=True)
     worst = _worst(scores)
     values = {column: getattr(scores, column) for column in COLUMNS}

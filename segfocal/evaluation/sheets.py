@@ -74,7 +74,7 @@ def contact_sheet(
 
 
 def _fitted(picture: NDArray[Any], width: int) -> Image.Image:
-    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    height = max(1, min(3 * width, round(picture.shape[0] * width / picture.shape[1])))  # a thin one is squeezed
     shrinks = width < picture.shape[1]
     # Enlarged by the nearest pixel: small images show their pixels.
     how = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from segfocal.training.encoder import encoder_of
 from segfocal.training.schedules import Schedule
 
+_NUMBERS = (
+    "lr", "warmup", "poly_power", "encoder_lr_factor", "freeze_encoder", "weight_decay", "aux_weight", "ema_start",
+    "threshold", "size_divisor",
+)  # fmt: skip
 _STEEPEST = 1e37  # the largest factor of a weight's update that Adam still takes: it divides by 0.1 in the first step
 
 
@@ -34,6 +38,8 @@ def require(name: str, value: object, holds: bool, rule: str) -> None:
 
 
 def _check_optimiser(options: Mapping[str, Any]) -> None:
+    for name in _NUMBERS:
+        require(name, options[name], isinstance(options[name], int | float), "to be a number")
     lr, factor, decay = (options[name] for name in ("lr", "encoder_lr_factor", "weight_decay"))
     require("lr", lr, lr > 0 and math.isfinite(lr), "> 0")
     for name in ("encoder_lr_factor", "weight_decay", "poly_power", "aux_weight"):

@@ -1,0 +1,116 @@
+"""TIFF files by tifffile: any number of bands of any type, and no damage overlooked.
+
+Shapes: H x W pixels, D bands.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segfocal.data.files import DataError
+
+Array = NDArray[Any]
+
+_ORIENTATION = 274  # the tag; 5 to 8 turn the picture by a quarter
+_NONE = 1  # no compression
+
+
+class TiffHeader(NamedTuple):
+    """What a TIFF says of its first image."""
+
+    height: int
+    width: int
+    bands: int
+    dtype: np.dtype[Any]
+    turned: bool
+    compressed: bool
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether the name is that of a TIFF."""
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def tiff_header(path: Path, name: str) -> TiffHeader:
+    """Read the header of a TIFF.
+
+    Raises:
+        DataError: If it is missing, broken, no single image, or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    with _opened(path, name) as file:
+        return _header(file, name)
+
+
+def read_tiff(path: Path, name: str) -> Array:
+    """Decode a TIFF as it is stored, (H, W, D) of any type, bands as planes or pages too.
+
+    Raises:
+        DataError: If it is missing, truncated, corrupt, no single image, or too large.
+    """
+    with _opened(path, name) as file:
+        header, axes = _header(file, name), file.series[0].axes
+        image = file.series[0].asarray()
+        if image.ndim == 3 and axes[2] in "YX":
+            image = np.moveaxis(image, 0, -1)
+        return np.asarray(image.reshape(header.height, header.width, header.bands))
+
+
+def _header(file: Any, name: str) -> TiffHeader:  # noqa: ANN401
+    series = file.series[0]
+    axes, shape = series.axes, series.shape
+    if "Y" not in axes or "X" not in axes or len(shape) > 3:
+        raise DataError(f"{name}: a TIFF holds pixels and bands, got axes {axes}. Export it as a single image.")
+    height, width = shape[axes.index("Y")], shape[axes.index("X")]
+    if not height * width or (Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS):
+        raise DataError(f"{name}: its header claims {height} x {width} pixels. Replace it, or cut it into tiles.")
+    bands = next((n for axis, n in zip(axes, shape, strict=True) if axis not in "YX"), 1)
+    page = series.pages[0]
+    orientation = page.tags.get(_ORIENTATION)
+    turned = orientation is not None and int(orientation.value) >= 5
+    return TiffHeader(height, width, bands, np.dtype(series.dtype), turned, int(page.compression) != _NONE)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, name: str) -> Iterator[Any]:
+    import tifffile
+
+    try:
+        with _complaints() as complaints, tifffile.TiffFile(path) as file:
+            yield file
+    except (DataError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: does not exist. Restore it or take it out of the split.") from error
+    except Exception as error:  # whatever the reader and its codecs raise for a broken file
+        empty = path.is_file() and not path.stat().st_size
+        what = "is empty (0 bytes)" if empty else f"is truncated or corrupt ({error!s:.100})"
+        raise DataError(f"{name}: {what}. Replace it or take it out of the split.") from error
+    if complaints:
+        raise DataError(f"{name}: is truncated or corrupt ({complaints[0]:.100}). Replace it or take it out.")
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What tifffile logs in this thread instead of raising it, such as pages that are not there."""
+    found: list[str] = []
+    thread = threading.get_ident()
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread and record.levelno >= logging.ERROR:
+                found.append(record.getMessage())
+
+    logger, keep = logging.getLogger("tifffile"), Keep()
+    logger.propagate = False  # the message of the error says it
+    logger.addHandler(keep)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(keep)
