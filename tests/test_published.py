@@ -123,7 +123,7 @@ def test_own_classes_win_over_the_published_ones(tmp_path):
     data = SegmentationDataModule(root=tmp_path, classes=classes, unlisted="ignore", batch_size=2, num_workers=0)
     data.setup("fit")
     assert next(iter(data.train_dataloader()))["mask"].unique().tolist() == [0, 1, 255]
-    with pytest.raises(DataError, match=r"got 3\. List it there, or set `unlisted: ignore`"):
+    with pytest.raises(DataError, match=r"got 3\. List it there, or, if it means nothing, set `unlisted: \[3\]`"):
         SegmentationDataModule(root=tmp_path, classes=classes, num_workers=0).setup("fit")
 
 
