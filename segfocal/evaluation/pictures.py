@@ -84,13 +84,14 @@ def tinted(image: Picture, labels: Labels, class_names: Sequence[str], palette: 
         >>> tinted(grey, np.array([[0, 0], [0, 1]]), ["crack"], [(255, 0, 0)])[1, 1].tolist()
         [255, 0, 0]
     """
+    background = [index for index, name in enumerate(class_names) if name.lower() == "background"]
     if labels.ndim == 3:
-        for plane, colour in zip(labels, palette, strict=True):
-            image = overlay(image, plane, [(0, 0, 0), colour], clear=[0])
+        for index, plane in enumerate(labels):
+            if index not in background:
+                image = overlay(image, plane, [(0, 0, 0), palette[index]], clear=[0])
         return image
     if len(class_names) == 1:
         return overlay(image, labels, [(0, 0, 0), palette[0]], clear=[0])
-    background = [index for index, name in enumerate(class_names) if name.lower() == "background"]
     return overlay(image, labels, palette, clear=background)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.evaluation.pictures import Colour, Picture, as_picture, overlay
+from segfocal.evaluation.pictures import Colour, Picture, as_picture, tinted
 
 Array = NDArray[Any]
 
@@ -50,16 +50,9 @@ class LabelPainter:
 
     def paint(self, image: Array, mask: Array) -> Picture:
         """Return the picture (H, W, 3) in the size of the mask."""
-        picture, ignored = as_picture(image), mask == self.ignore_index
+        ignored = mask == self.ignore_index
         labels = np.where(ignored, len(self.palette) + 1, mask).astype(np.int64)  # a label without a colour
-        if mask.ndim == 2 and len(self.class_names) == 1:
-            picture = overlay(picture, labels, [(0, 0, 0), self.palette[0]], clear=[0])
-        elif mask.ndim == 2:
-            picture = overlay(picture, labels, self.palette, clear=self._clear)
-        else:
-            for index, plane in enumerate(labels):
-                if index not in self._clear:
-                    picture = overlay(picture, plane, [(0, 0, 0), self.palette[index]], clear=[0])
+        picture = tinted(as_picture(image), labels, self.class_names, self.palette)
         return _striped(picture, ignored if mask.ndim == 2 else ignored.any(0))
 
     @property

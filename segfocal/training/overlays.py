@@ -9,7 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
-from segfocal.evaluation.pictures import Colour, as_picture, tinted
+from segfocal.evaluation.pictures import Colour, as_picture
+from segfocal.evaluation.samples import LabelPainter
 from segfocal.evaluation.sheets import contact_sheet
 
 
@@ -60,11 +61,12 @@ class SampleOverlays(Callback):
         names, palette = _classes(trainer, pl_module)
         there = len(batch.get("name", outputs))  # of several processes one may have a batch that counts nowhere
         for row in range(min(self.count - len(self._rows), there)):
-            image = as_picture(batch["image"][row].permute(1, 2, 0).cpu().numpy())
+            image = batch["image"][row].permute(1, 2, 0).cpu().numpy()
             truth, predicted = batch["mask"][row].cpu().numpy(), outputs[row].cpu().numpy()
             if truth.ndim == 3 and len(names) == 1:
                 truth = truth[0]
-            self._rows.append([image, tinted(image, truth, names, palette), tinted(image, predicted, names, palette)])
+            painter = LabelPainter(names, palette, pl_module.hparams["ignore_index"])
+            self._rows.append([as_picture(image), painter.paint(image, truth), painter.paint(image, predicted)])
             self._names.append(str(batch["name"][row]) if "name" in batch else f"image {len(self._rows)}")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,7 +74,8 @@ class SampleOverlays(Callback):
         if not self._rows:
             return
         epoch = trainer.current_epoch + 1
-        legend = list(zip(*_classes(trainer, pl_module), strict=True))
+        names, palette = _classes(trainer, pl_module)
+        legend = LabelPainter(names, palette, pl_module.hparams["ignore_index"]).legend
         sheet = contact_sheet(self._rows, ("image", "truth", "prediction"), legend, names=self._names)
         path = Path(trainer.default_root_dir) / "samples" / f"epoch_{epoch:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
