@@ -428,3 +428,13 @@ def test_images_of_other_bands_are_augmented_resized_and_batched(tree, count, su
     assert data.inspect().count == 0
     with pytest.raises(DataError, match=r"(has \d bands, expected 5|must be \(H, W, 5\))"):
         module(tree, in_channels=5).setup("fit")
+
+
+@pytest.mark.parametrize("form", ["per_class", "channels"])
+def test_dense_masks_of_0_and_255_that_are_not_declared_are_a_fault(tree, form):
+    """All 255 would be void, and a fit would train on nothing."""
+    as_planes(tree, form, 255)
+    with pytest.raises(
+        DataError, match=r"no mask holds a single pixel of block, disc, triangle, .*`classes: {block: 255"
+    ):
+        module(tree, masks=form).setup("fit")
