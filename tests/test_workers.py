@@ -54,6 +54,31 @@ def test_a_worker_that_hangs_names_its_sample(monkeypatch):
     assert "train/04.png" in read_by_workers(str(raised.value))
 
 
+def test_a_death_while_another_loader_starts_is_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "PATIENCE", 5.0)
+    go = tmp_path / "go"
+
+    def spoil(level):
+        while not go.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    dying = iter(loader(spoil, workers=1))
+
+    class SwallowsWhatIsRaised:
+        def __del__(self):  # as a callback around fork does: what a signal's handler raises here is only printed
+            go.touch()
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            time.sleep(0.1)
+
+    starting = loader(lambda level: None, workers=1)
+    monkeypatch.setattr(type(starting.sampler), "__iter__", lambda self: SwallowsWhatIsRaised() and iter(range(12)))
+    with pytest.raises(RuntimeError, match="killed by signal") as raised:
+        iter(starting)
+    assert read_by_workers(str(raised.value)) in [f"train/{i:02d}.png" for i in range(12)]
+    del dying
+
+
 def test_a_fit_says_which_file_a_killed_worker_was_reading(tmp_path):
     write_tree(tmp_path / "data", n_train=6, n_val=2, n_test=1, size=(32, 48))
     (tmp_path / "deadly.py").write_text(

@@ -17,7 +17,7 @@ from segfocal.data.files import DataError
 from segfocal.data.labels import Labels
 from segfocal.data.palettes import default_palette
 from segfocal.data.samplers import EqualSizeBatches, SeededSampler, WithFillers
-from segfocal.data.workers import PATIENCE, Desk
+from segfocal.data.workers import PATIENCE, Desk, Loader
 
 
 class LabelledImages(LightningDataModule):
@@ -186,11 +186,11 @@ def make_loader(
     }
     if dataset.train:
         sampler = SeededSampler(len(dataset), seed, batch_size, rank, ranks, rare=dataset.rare)
-        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **common)
+        return Loader(dataset, batch_size=batch_size, sampler=sampler, **common)
     # Stored sizes, even when the net sees one size: masks are compared, and predictions written, at the stored size.
     sizes = [sample.size for sample in dataset.samples]
     batches = EqualSizeBatches(SequentialSampler(dataset), batch_size, False, sizes, rank, ranks)
-    return DataLoader(WithFillers(dataset) if ranks > 1 else dataset, batch_sampler=batches, **common)
+    return Loader(WithFillers(dataset) if ranks > 1 else dataset, batch_sampler=batches, **common)
 
 
 def default_workers() -> int:

@@ -2,13 +2,17 @@
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakSet
 
 import cv2
 import torch
+from torch.utils.data import DataLoader
 
-from segfocal.data.datasets import Sample, note_with
+from segfocal.data.datasets import Batch, Sample, note_with
 
 PATIENCE = 600.0  # seconds for a batch, after which its worker hangs
 
@@ -42,6 +46,28 @@ class Desk:
             for process, index in self.notes.tolist()
             if index and (not processes or process in processes)
         ]
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader whose start does not lose the death of another loader's worker.
+
+    torch's handler of SIGCHLD raises wherever the main process happens to be. While threads and processes are started,
+    that can be a callback whose exceptions are only printed: the death is then noticed `PATIENCE` seconds later.
+    """
+
+    def __iter__(self) -> Any:
+        """Batches; the handler is called after the start, if a process has died meanwhile."""
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        if not callable(handler) or threading.current_thread() is not threading.main_thread():
+            return super().__iter__()
+        died: list[int] = []
+        signal.signal(signal.SIGCHLD, lambda number, _: died.append(number))
+        try:
+            return super().__iter__()
+        finally:
+            signal.signal(signal.SIGCHLD, handler)
+            if died:
+                handler(died[0], None)
 
 
 def read_by_workers(message: str) -> str:
