@@ -28,6 +28,7 @@ def smp_net(
     encoder_weights: str | None = None,
     num_classes: int | None = None,
     in_channels: int = 3,
+    auxiliary_head: bool = False,
     options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build a net of segmentation_models_pytorch: images (B, in_channels, H, W) to logits (B, num_classes, H, W).
@@ -40,6 +41,9 @@ def smp_net(
             None: from scratch.
         num_classes: Channels of the logits. On the command line it comes from the data section.
         in_channels: Channels of the images.
+        auxiliary_head: Whether to train the encoder's deepest features to give logits too (deep supervision), by two
+            more convolutions. The net then returns two logits, of which the second, (B, num_classes, h, w), is smaller;
+            `aux_weight` weighs its loss.
         options: Any further argument of the architecture, such as {decoder_channels: [64, 48, 32, 24, 16]}.
 
     Raises:
@@ -83,7 +87,23 @@ def smp_net(
             f"Expected `encoder_weights` {encoder_weights!r} of {encoder_name!r} to be at hand or to be had, got: "
             f"{error} Connect to the network once, or set encoder_weights to null to train from scratch."
         ) from error
+    if auxiliary_head:
+        if net.classification_head is not None:
+            raise ValueError("Expected `auxiliary_head` or `aux_params` in `options`, got both. Leave one out.")
+        # smp hands the deepest features to this head, and returns its result after the logits.
+        net.classification_head = _fcn_head(net.encoder.out_channels[-1], num_classes)
     return net
+
+
+def _fcn_head(channels: int, num_classes: int) -> nn.Sequential:
+    """Features to logits, as at the end of a fully convolutional net (Long et al. 2015)."""
+    hidden = max(channels // 4, 8)
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+        nn.BatchNorm2d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, num_classes, 1),
+    )
 
 
 def _did_you_mean(name: str, known: tuple[str, ...] | list[str]) -> str:

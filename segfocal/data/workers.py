@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import cv2
@@ -13,6 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from segfocal.data.datasets import Batch, Sample, note_with
+
+if TYPE_CHECKING:
+    from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 PATIENCE = 600.0  # seconds for a batch, after which its worker hangs
 
@@ -55,7 +58,7 @@ class Loader(DataLoader[Batch]):
     that can be a callback whose exceptions are only printed: the death is then noticed `PATIENCE` seconds later.
     """
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> "_BaseDataLoaderIter":
         """Batches; the handler is called after the start, if a process has died meanwhile."""
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         if not callable(handler) or threading.current_thread() is not threading.main_thread():
