@@ -111,14 +111,17 @@ class Configuration(LightningCLI):
             self.config.name = Path(files[-1]).stem if files else "default"
 
     def instantiate_classes(self) -> None:
-        """Build data, then net, loss and task with what the data says about classes and ignored pixels."""
+        """Build the data, and the task for it."""
         if self._build == "nothing":
             return
         only_data = LightningArgumentParser(exit_on_error=False)
         only_data.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=True)
         self.datamodule = only_data.instantiate(Namespace(data=self.config.data)).data
-        if self._build == "data":
-            return
+        if self._build == "all":
+            self.build_task()
+
+    def build_task(self) -> None:
+        """Build net, loss and task, with what the data says about classes and ignored pixels, as `model`."""
         names, ignore_index = (getattr(self.datamodule, name, None) for name in ("class_names", "ignore_index"))
         if names is None or ignore_index is None:
             kind = type(self.datamodule).__name__

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies import FSDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
@@ -85,6 +86,20 @@ def leave() -> None:
     """Leave the group of processes at the end of a command: what is still open when Python ends may abort it."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def in_pieces(trainer: Trainer) -> bool:
+    """Whether each process holds a part of the weights only (fsdp)."""
+    return isinstance(trainer.strategy, FSDPStrategy)
+
+
+def of_all(value: Any) -> list[Any]:  # noqa: ANN401
+    """What each process gives here, in their order; all must come here."""
+    if not distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 class Together(Callback):

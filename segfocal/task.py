@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from segfocal.evaluation.scores import Scores
 from segfocal.inference import normalise, predict_all_logits, predict_logits
+from segfocal.processes import in_pieces, of_all
 from segfocal.training.averaging import MovingAverage
 from segfocal.training.calls import call_loss, call_net
-from segfocal.training.encoder import Freezer, encoder_of, parameter_groups
+from segfocal.training.encoder import Freezer, decayed_names, encoder_of, parameter_groups
 from segfocal.training.options import check_options, require
 from segfocal.training.random_state import random_state, set_random_state
 from segfocal.training.schedules import Schedule, lr_factor
@@ -127,6 +128,7 @@ class SegmentationTask(LightningModule):
 
     def _build_net(self, net: nn.Module) -> None:
         self.net = net.to(memory_format=torch.channels_last) if self.hparams["channels_last"] else net
+        self._decayed = decayed_names(net)
         encoder = encoder_of(net) if self.hparams["freeze_encoder"] else None
         self._freezer = Freezer(encoder) if encoder is not None else None
         for name in ("mean", "std"):
@@ -183,22 +185,21 @@ class SegmentationTask(LightningModule):
         return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the random numbers' state of every process, and the gradients while they are being accumulated.
+        """Adds the random numbers' state of every process, and its gradients while they are being accumulated.
 
         Refuses to save weights that a batch without a finite loss has spoilt.
         """
         self._check_finite()
-        checkpoint["random"] = [random_state()] * self.trainer.world_size
-        if self.trainer.world_size > 1:
-            distributed.all_gather_object(checkpoint["random"], random_state())
+        checkpoint["random"] = of_all(random_state())
         batches = self.trainer.fit_loop.epoch_loop.batch_progress
-        if batches.current.ready % self.trainer.accumulate_grad_batches and not batches.is_last_batch:
-            named = self.named_parameters()
-            checkpoint["gradients"] = {name: value.grad for name, value in named if value.grad is not None}
+        accumulating = batches.current.ready % self.trainer.accumulate_grad_batches and not batches.is_last_batch
+        if accumulating and not in_pieces(self.trainer):
+            grads = {name: parameter.grad for name, parameter in self.named_parameters()}
+            checkpoint["gradients"] = of_all({name: grad.cpu() for name, grad in grads.items() if grad is not None})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what `on_save_checkpoint` added until training starts."""
-        self._resumed = {"random": checkpoint.get("random", []), "gradients": checkpoint.get("gradients", {})}
+        self._resumed = {"random": checkpoint.get("random", []), "gradients": checkpoint.get("gradients", [])}
 
     def on_validation_epoch_end(self) -> None:
         """Scores val and logs val/miou, val/iou/CLASS, and val/loss_share/CLASS for a loss with a breakdown."""
@@ -213,11 +214,29 @@ class SegmentationTask(LightningModule):
         keep = self.hparams["ema_decay"]
         return [] if keep is None else [MovingAverage(keep, self.hparams["ema_start"])]
 
+    def configure_model(self) -> None:
+        """With fsdp the weights alone are not channels last: torch would mix up their moments when a fit is resumed."""
+        if in_pieces(self.trainer):
+            self.net.to(memory_format=torch.contiguous_format)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a schedule that is updated every step."""
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.hparams["lr"])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips as the trainer says; with fsdp to the norm of all pieces, which Lightning does not."""
+        if gradient_clip_val and gradient_clip_algorithm != "value" and in_pieces(self.trainer):
+            pieces: Any = self.trainer.strategy.model
+            pieces.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
         """After a resume, puts the configured rates and decays back, and random numbers and gradients as they were.
@@ -234,8 +253,9 @@ class SegmentationTask(LightningModule):
         if resumed is None:
             return
         parameters = dict(self.named_parameters())
-        for name, gradient in resumed["gradients"].items():
-            parameters[name].grad = gradient.to(parameters[name].device)
+        if len(resumed["gradients"]) == self.trainer.world_size:
+            for name, gradient in resumed["gradients"][self.global_rank].items():
+                parameters[name].grad = gradient.to(parameters[name].device)
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
@@ -322,7 +342,7 @@ class SegmentationTask(LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         lr, factor, decay = (self.hparams[name] for name in ("lr", "encoder_lr_factor", "weight_decay"))
-        return parameter_groups(self.net, lr, factor, decay)
+        return parameter_groups(self.net, lr, factor, decay, self._decayed)
 
     def _lr_factor(self, step: int) -> float:
         steps = self.trainer.estimated_stepping_batches

@@ -22,8 +22,8 @@ ALLOWED = {
     "checkpoints": set(),
     "processes": set(),
     "runs": {"segfocal.checkpoints", "segfocal.processes"},
-    "training": {"segfocal.evaluation", "segfocal.training"},
-    "task": {"segfocal.evaluation.scores", "segfocal.inference", "segfocal.training"},
+    "training": {"segfocal.evaluation", "segfocal.processes", "segfocal.training"},
+    "task": {"segfocal.evaluation.scores", "segfocal.inference", "segfocal.processes", "segfocal.training"},
 }
 
 

@@ -11,6 +11,7 @@ from segfocal.commands.find_lr import find_lr
 from segfocal.configuration import Configuration
 from segfocal.data.loading import LabelledImages
 from segfocal.mistakes import ConfigError
+from segfocal.processes import in_pieces
 from segfocal.runs import find_checkpoint
 from segfocal.task import NonFiniteLossError
 
@@ -50,10 +51,12 @@ def fit(options: list[str]) -> None:
     if trainer.global_step == started:
         raise ConfigError(f"Nothing was trained. Look at trainer.max_epochs, max_steps and limit_train_batches; {run}.")
     if chosen := best.best_model_path or last.best_model_path:
+        if in_pieces(trainer):
+            configuration.build_task()  # the one that was trained stays in pieces
         load(configuration, Path(chosen))
-        task.scores.clear()
+        configuration.model.scores.clear()
         trainer.loggers = []  # the curves are those of the fit
-        trainer.validate(task, datamodule=data, verbose=False)
+        trainer.validate(configuration.model, datamodule=data, verbose=False)
         report(configuration, run, "fit", "val", chosen)
     print(f"run: {run}")
 
@@ -71,7 +74,9 @@ def _resume(configuration: Configuration) -> tuple[Path, int]:
     if planned is not None and 0 <= planned <= done:
         raise ConfigError(f"{path} has {done} epochs behind it, trainer.max_epochs is {planned}. Raise it to go on.")
     within = "" if batches["is_last_batch"] else f" and {batches['current']['ready']} batches"
-    if isinstance(configuration.datamodule, LabelledImages):  # which goes on with the next batch
+    data = configuration.datamodule
+    if isinstance(data, LabelledImages):  # which goes on with the next batch
+        data.load_state_dict(checkpoint[type(data).__qualname__])  # with fsdp Lightning does it when batches are drawn
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
     # Without ema_decay, which `load` has said: the fit goes on from the average.
     warnings.filterwarnings("ignore", r".*callbacks used to create the checkpoint.*: \['MovingAverage'\]")

@@ -7,6 +7,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from segfocal.processes import in_pieces
+
 
 class MovingAverage(WeightAveraging):
     """Exponential moving average (EMA) of all weights and buffers, updated after each optimiser step.
@@ -25,6 +27,15 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float, start: float) -> None:
         super().__init__(multi_avg_fn=self._update)
         self._decay, self._start, self._keep = decay, start, 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot be averaged."""
+        if in_pieces(trainer):
+            raise ValueError(
+                "Expected no `ema_decay` with trainer.strategy fsdp, whose processes hold a part of the weights each. "
+                "Leave it out, or use ddp."
+            )
+        super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the average to where the weights are; Lightning made it before they were moved."""

@@ -1,10 +1,13 @@
 """The encoder of a net: which parameters it has, their learning rate, and how it is kept as it is for a while."""
 
+import re
+from collections.abc import Set
 from typing import Any
 
 from torch import nn
 
 NAMES = ("encoder", "backbone")  # as smp and torchvision call it
+_WRAPPER = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")  # what fsdp puts into names
 
 
 def encoder_of(net: nn.Module) -> nn.Module | None:
@@ -18,11 +21,22 @@ def encoder_of(net: nn.Module) -> nn.Module | None:
     return next((getattr(net, name) for name in NAMES if isinstance(getattr(net, name, None), nn.Module)), None)
 
 
-def parameter_groups(net: nn.Module, lr: float, encoder_lr_factor: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Four groups for the optimiser: encoder or not, with or without decay; empty ones are left out."""
+def parameter_groups(
+    net: nn.Module, lr: float, encoder_lr_factor: float, weight_decay: float, decayed: Set[str]
+) -> list[dict[str, Any]]:
+    """Four groups for the optimiser: encoder or not, with or without decay; empty ones are left out.
+
+    Args:
+        net: As it is now, its parameters may be split over several processes.
+        lr: Learning rate.
+        encoder_lr_factor: Times this for the encoder.
+        weight_decay: Weight decay.
+        decayed: Names of the parameters which it is for, `decayed_names` of the net as it was built.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
-        groups.setdefault((name.split(".")[0] in NAMES, parameter.ndim > 1), []).append(parameter)
+        plain = _WRAPPER.sub("", name)
+        groups.setdefault((plain.split(".")[0] in NAMES, plain in decayed), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -31,6 +45,16 @@ def parameter_groups(net: nn.Module, lr: float, encoder_lr_factor: float, weight
         }
         for (encoder, decay), parameters in groups.items()
     ]
+
+
+def decayed_names(net: nn.Module) -> set[str]:
+    """Names of the matrices and kernels: biases and the scales of norms are not pulled towards 0.
+
+    Example:
+        >>> sorted(decayed_names(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))))
+        ['0.weight']
+    """
+    return {name for name, parameter in net.named_parameters() if parameter.ndim > 1}
 
 
 class Freezer:
