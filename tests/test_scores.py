@@ -49,6 +49,11 @@ def test_an_absent_class_is_nan_and_left_out_of_the_mean():
     assert scores.miou == pytest.approx((6 / 10 + 10 / 12) / 2)
 
 
+def test_the_frequency_weighted_iou_weighs_classes_by_their_pixels():
+    scores = Scores([[6, 2, 2], [0, 30, 0], [0, 0, 0]], NAMES)
+    assert scores.frequency_weighted_iou == pytest.approx((10 * 6 / 10 + 30 * 30 / 32) / 40)
+
+
 def test_a_class_that_is_missed_entirely_counts_as_zero():
     scores = Scores([[10, 0], [5, 0]], ["road", "pole"])
     assert scores.iou.tolist() == [10 / 15, 0]
@@ -59,6 +64,7 @@ def test_no_labelled_pixel_at_all():
     scores = Scores(np.zeros((2, 2), int), ["road", "pole"])
     assert np.isnan(scores.miou)
     assert np.isnan(scores.pixel_accuracy)
+    assert np.isnan(scores.frequency_weighted_iou)
     assert np.isnan(scores.share).all()
 
 

@@ -68,31 +68,31 @@ class Scores:
     def share(self) -> Values:
         """Each class's share of the valid pixels, (C,), in 0..1."""
         valid = self.matrix.sum((1, 2)) if self.matrix.ndim == 3 else np.full(len(self.class_names), self.matrix.sum())
-        return _ratio(self.support, valid.astype(np.float64))
+        return ratio(self.support, valid.astype(np.float64))
 
     @property
     def iou(self) -> Values:
         """Intersection over union TP / (TP + FP + FN), (C,), NaN for absent classes."""
         hits, false, missed = self._counts
-        return self._of_present(_ratio(hits, hits + false + missed))
+        return self._of_present(ratio(hits, hits + false + missed))
 
     @property
     def dice(self) -> Values:
         """Dice 2 TP / (2 TP + FP + FN), which is F1, (C,), NaN for absent classes."""
         hits, false, missed = self._counts
-        return self._of_present(_ratio(2 * hits, 2 * hits + false + missed))
+        return self._of_present(ratio(2 * hits, 2 * hits + false + missed))
 
     @property
     def precision(self) -> Values:
         """TP / (TP + FP), (C,), NaN for a class that was never predicted."""
         hits, false, _ = self._counts
-        return _ratio(hits, hits + false)
+        return ratio(hits, hits + false)
 
     @property
     def recall(self) -> Values:
         """TP / (TP + FN), (C,), NaN for absent classes."""
         hits, _, missed = self._counts
-        return _ratio(hits, hits + missed)
+        return ratio(hits, hits + missed)
 
     @property
     def miou(self) -> float:
@@ -100,10 +100,15 @@ class Scores:
         return mean_of_present(self.iou)
 
     @property
+    def frequency_weighted_iou(self) -> float:
+        """Mean of the classes' IoU, each weighted with its pixels in the target; NaN when there are none."""
+        return float(ratio((np.nan_to_num(self.iou) * self.support).sum(), self.support.sum()))
+
+    @property
     def pixel_accuracy(self) -> float:
         """Share of the decisions that are right: pixels, or pixel-class pairs for (C, 2, 2)."""
         right = np.trace(self.matrix, axis1=-2, axis2=-1).sum()
-        return float(_ratio(np.float64(right), np.float64(self.matrix.sum())))
+        return float(ratio(np.float64(right), np.float64(self.matrix.sum())))
 
     def _of_present(self, values: Values) -> Values:
         return np.where(self.support > 0, values, np.nan)
@@ -115,8 +120,9 @@ def mean_of_present(values: Values) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def _ratio(part: ArrayLike, whole: ArrayLike) -> Values:
+def ratio(part: ArrayLike, whole: ArrayLike) -> Values:
+    """Part / whole, element by element; NaN where the whole is 0."""
     whole = np.asarray(whole, dtype=np.float64)
-    ratio: Values = np.full(whole.shape, np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio
+    quotient: Values = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=quotient, where=whole > 0)
+    return quotient
