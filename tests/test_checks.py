@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from segfocal.data import checks
-from segfocal.data.datasets import FileSample
 from segfocal.data.labels import Labels
+from segfocal.data.samples import FileSample
 
 
 @pytest.fixture

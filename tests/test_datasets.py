@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from segfocal.data import DataError
-from segfocal.data.datasets import FileSample, SegmentationDataset, resize_image, resize_mask
+from segfocal.data.datasets import SegmentationDataset, resize_image, resize_mask
 from segfocal.data.labels import Labels
+from segfocal.data.samples import FileSample
 from segfocal.data.transforms import AlbumentationsAugment
 
 

@@ -131,10 +131,10 @@ def test_odd_and_long_names_are_shown(run, data):
 
 def test_only_the_masks_that_are_looked_at_are_read(run, data, monkeypatch):
     read = []
-    from segfocal.data import datasets
+    from segfocal.data import samples
 
-    usual = datasets.read_mask
-    monkeypatch.setattr(datasets, "read_mask", lambda path, name, **how: read.append(name) or usual(path, name, **how))
+    usual = samples.read_mask
+    monkeypatch.setattr(samples, "read_mask", lambda path, name, **how: read.append(name) or usual(path, name, **how))
     monkeypatch.setattr("segfocal.data.choice.LOOKED_AT", 4)
     assert run("--data.root", str(data), "--count=1", "--draws=1")[0] == 0
     assert len(set(read)) == 4

@@ -8,17 +8,36 @@
 (torch.Size([2, 3, 96, 128]), torch.Size([2, 96, 128]))
 """
 
-from segfocal.data.datamodule import SegmentationDataModule
-from segfocal.data.files import DataError
-from segfocal.data.shapes import ShapesDataModule
-from segfocal.data.statistics import ClassStatistics, class_statistics
-from segfocal.data.transforms import Transform
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ClassStatistics",
-    "DataError",
-    "SegmentationDataModule",
-    "ShapesDataModule",
-    "Transform",
-    "class_statistics",
-]
+if TYPE_CHECKING:
+    from segfocal.data.datamodule import SegmentationDataModule as SegmentationDataModule
+    from segfocal.data.files import DataError as DataError
+    from segfocal.data.shapes import ShapesDataModule as ShapesDataModule
+    from segfocal.data.statistics import ClassStatistics as ClassStatistics
+    from segfocal.data.statistics import class_statistics as class_statistics
+    from segfocal.data.transforms import Transform as Transform
+
+_HOME = {
+    "ClassStatistics": "statistics",
+    "DataError": "files",
+    "SegmentationDataModule": "datamodule",
+    "ShapesDataModule": "shapes",
+    "Transform": "transforms",
+    "class_statistics": "statistics",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Load a public name on first use: what reads files alone needs no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'segfocal.data' has no attribute {name!r}. It has: {', '.join(__all__)}.")
+    value = getattr(import_module(f"segfocal.data.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

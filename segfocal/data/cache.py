@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segfocal.data.datasets import FileSample, Sample
 from segfocal.data.labels import Labels
+from segfocal.data.samples import FileSample, Sample
 
 Array = NDArray[Any]
 

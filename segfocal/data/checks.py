@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from segfocal.data.datasets import FileSample
 from segfocal.data.files import DataError
 from segfocal.data.images import read_size
 from segfocal.data.labels import Labels
 from segfocal.data.layouts import Split
 from segfocal.data.loading import default_workers
 from segfocal.data.masks import read_mask_size
+from segfocal.data.samples import FileSample
 
 Array = NDArray[Any]
 _In = TypeVar("_In")

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segfocal.data.checks import in_parallel
-from segfocal.data.datasets import Sample
 from segfocal.data.labels import Labels
+from segfocal.data.samples import Sample
 
 Array = NDArray[Any]
 

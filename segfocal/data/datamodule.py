@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from segfocal.data.cache import Cache, check_room
 from segfocal.data.checks import Depth, Inspection, check_samples, equal_images, shared_images, unequal_sizes
 from segfocal.data.classes import Classes, resolve_classes
-from segfocal.data.datasets import FileSample, SegmentationDataset
+from segfocal.data.datasets import SegmentationDataset
 from segfocal.data.files import fault_report
 from segfocal.data.images import Bands
 from segfocal.data.labels import Labels, MaskForm
 from segfocal.data.layouts import SPLITS, Layout, Source, Split
 from segfocal.data.loading import LabelledImages, check_size
 from segfocal.data.pairing import find_images
+from segfocal.data.samples import FileSample
 from segfocal.data.sampling import Crop, RareImages, check_shares, class_probabilities
 from segfocal.data.transforms import AlbumentationsAugment, Entry
 

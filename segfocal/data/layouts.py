@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from segfocal.data.datasets import FileSample
 from segfocal.data.images import RGB, Bands
 from segfocal.data.listing import samples_from_file, samples_of_voc, voc_list
 from segfocal.data.pairing import samples_from_class_folders, samples_from_folders
+from segfocal.data.samples import FileSample
 
 Layout = Literal["auto", "folders", "camvid", "voc", "cityscapes", "ade20k"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from segfocal.data.datasets import FileSample
+from segfocal.data.samples import FileSample
 
 
 def voc_list(root: Path, split: str) -> Path:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from segfocal.data.datasets import FileSample
+from segfocal.data.samples import FileSample
 
 # What can be decoded to pixels; in any case.
 _KINDS = ["bmp", "dib", "jp2", "jpe", "jpeg", "jpg", "npy", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"]

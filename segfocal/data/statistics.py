@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segfocal.data.checks import in_parallel
-from segfocal.data.datasets import FileSample, Sample, SegmentationDataset
+from segfocal.data.datasets import SegmentationDataset
 from segfocal.data.labels import Labels
+from segfocal.data.samples import FileSample, Sample
 
 Method = Literal["inverse", "median", "effective"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -12,7 +12,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from segfocal.data.datasets import Batch, Sample, note_with
+from segfocal.data.datasets import Batch, note_with
+from segfocal.data.samples import Sample
 
 if TYPE_CHECKING:
     from torch.utils.data.dataloader import _BaseDataLoaderIter
