@@ -134,11 +134,11 @@ def _run(command: str, options: list[str]) -> int:
 
             fit(options)
         case "validate" | "test":
-            from segfocal.commands.score import evaluate
+            from segfocal.commands.evaluate import evaluate
 
             evaluate(command, options)
         case "predict":
-            from segfocal.commands.score import predict
+            from segfocal.commands.evaluate import predict
 
             predict(options)
         case "stats":

@@ -5,10 +5,12 @@ import re
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pytorch_lightning.cli import LightningArgumentParser
+
+if TYPE_CHECKING:
+    from pytorch_lightning.cli import LightningArgumentParser
 
 
 class ConfigError(Exception):
@@ -63,7 +65,7 @@ def import_path(path: str) -> Any:  # noqa: ANN401
     return getattr(import_module(module), name)
 
 
-def explain(message: str, parser: LightningArgumentParser) -> str:
+def explain(message: str, parser: "LightningArgumentParser") -> str:
     """Cut a message of the parser down to what is wrong, where, and what may have been meant."""
     where = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
     paths = re.findall(r"class_path '([^']+)'", message)
@@ -111,7 +113,7 @@ def _unknown(key: str, known: list[str], owner: str | None = None) -> str:
     return f"no option {key!r}{f' in {owner}' if owner else ''}.{hint}"
 
 
-def _keys(parser: LightningArgumentParser) -> list[str]:
+def _keys(parser: "LightningArgumentParser") -> list[str]:
     return [action.dest for action in parser._actions if "help" not in action.dest]
 
 

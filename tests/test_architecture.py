@@ -21,7 +21,8 @@ ALLOWED = {
     "inference": set(),
     "checkpoints": set(),
     "processes": set(),
-    "runs": {"segfocal.checkpoints", "segfocal.processes"},
+    "runs": set(),
+    "finding": {"segfocal.checkpoints", "segfocal.runs"},
     "training": {"segfocal.evaluation", "segfocal.processes", "segfocal.training"},
     "task": {"segfocal.evaluation.scores", "segfocal.inference", "segfocal.processes", "segfocal.training"},
 }

@@ -5,7 +5,7 @@ import threading
 import pytest
 from pytorch_lightning.utilities import rank_zero_only
 
-from segfocal.runs import new_run
+from segfocal.commands.common import shared_run
 
 
 def one_of_two(monkeypatch, rank, environment):
@@ -21,21 +21,21 @@ SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
 def test_the_others_get_the_directory_that_the_first_has_made(tmp_path, monkeypatch, environment):
     monkeypatch.setenv("SEGFOCAL_RUN", "of an earlier one")
     one_of_two(monkeypatch, 0, environment)
-    run = new_run(tmp_path, "shapes", "fit")
+    run = shared_run(tmp_path, "shapes", "fit")
     one_of_two(monkeypatch, 1, environment)
-    assert new_run(tmp_path, "shapes", "fit") == run
+    assert shared_run(tmp_path, "shapes", "fit") == run
     assert [path.name for path in run.parent.iterdir() if path.is_dir() and not path.is_symlink()] == ["000"]
 
 
 def test_the_others_wait_for_it(tmp_path, monkeypatch):
     one_of_two(monkeypatch, 1, SLURM)
     found = []
-    waiting = threading.Thread(target=lambda: found.append(new_run(tmp_path, "shapes", "fit")))
+    waiting = threading.Thread(target=lambda: found.append(shared_run(tmp_path, "shapes", "fit")))
     waiting.start()
     waiting.join(0.3)
     assert waiting.is_alive()
     monkeypatch.setattr(rank_zero_only, "rank", 0)
-    run = new_run(tmp_path, "shapes", "fit")
+    run = shared_run(tmp_path, "shapes", "fit")
     waiting.join(5)
     assert found == [run]
 
@@ -44,4 +44,4 @@ def test_a_process_that_nobody_tells_anything_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("SEGFOCAL_RUN", raising=False)
     one_of_two(monkeypatch, 1, {})
     with pytest.raises(ValueError, match="process 1 to be started by Lightning, torchrun or SLURM"):
-        new_run(tmp_path, "shapes", "fit")
+        shared_run(tmp_path, "shapes", "fit")

@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from segfocal.checkpoints import CheckpointError, write_checkpoint
-from segfocal.runs import find_checkpoint, new_run, run_of
+from segfocal.finding import find_checkpoint, run_of
+from segfocal.runs import new_run
 
 
 def fake_run(runs, command="fit", kinds=("best", "last")):

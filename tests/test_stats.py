@@ -56,8 +56,8 @@ def test_auto_is_what_a_fit_takes(tree, tmp_path, capsys):
 def test_nothing_is_read_twice(tree, tmp_path, monkeypatch):
     assert main(["stats", "--data.root", "data", "--data.verify", "false"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("segfocal.data.datasets.read_image", lambda *given: pytest.fail("images are read again"))
-        patch.setattr("segfocal.data.datasets.read_mask", lambda *given, **more: pytest.fail("masks are read again"))
+        patch.setattr("segfocal.data.samples.read_image", lambda *given: pytest.fail("images are read again"))
+        patch.setattr("segfocal.data.samples.read_mask", lambda *given, **more: pytest.fail("masks are read again"))
         assert main(["stats", "--data.root", "data", "--data.verify", "false"]) == 0
     assert statistics(tmp_path, 1) == statistics(tmp_path, 0)
     Image.fromarray(np.zeros((32, 48), np.uint8)).save(tree / "masks/train/0000.png")

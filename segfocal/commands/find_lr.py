@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from segfocal.commands import load, start_run
+from segfocal.commands.common import load, start_run
 from segfocal.configuration import Configuration
+from segfocal.finding import find_checkpoint
 from segfocal.mistakes import ConfigError
-from segfocal.runs import find_checkpoint
 from segfocal.task import NonFiniteLossError
 
 STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0

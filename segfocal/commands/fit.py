@@ -6,13 +6,13 @@ from pathlib import Path
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from segfocal.checkpoints import BestCheckpoint, CheckpointError, SaveOnTermination, check_disk, load_checkpoint
-from segfocal.commands import load, report, start_run, with_config_of_run
+from segfocal.commands.common import load, report, start_run, with_config_of_run
 from segfocal.commands.find_lr import find_lr
 from segfocal.configuration import Configuration
 from segfocal.data.loading import LabelledImages
+from segfocal.finding import find_checkpoint
 from segfocal.mistakes import ConfigError
 from segfocal.processes import in_pieces
-from segfocal.runs import find_checkpoint
 from segfocal.task import NonFiniteLossError
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule
 
-from segfocal.commands import start_run
+from segfocal.commands.common import start_run
 from segfocal.commands.look import data_configuration
 from segfocal.data import DataError, SegmentationDataModule
 from segfocal.data.choice import evenly_spread, samples_of_all_classes

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segfocal.commands import start_run
+from segfocal.commands.common import start_run
 from segfocal.commands.look import data_configuration
 from segfocal.data import ClassStatistics
 from segfocal.data.loading import LabelledImages

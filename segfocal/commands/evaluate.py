@@ -1,6 +1,6 @@
 """`segfocal validate`, `test` and `predict`: what needs a checkpoint."""
 
-from segfocal.commands import report, restore, start_run, with_config_of_run
+from segfocal.commands.common import report, restore, start_run, with_config_of_run
 from segfocal.configuration import Configuration
 from segfocal.evaluation.pictures import PredictionWriter
 

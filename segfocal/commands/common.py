@@ -1,0 +1,82 @@
+"""What commands share that have a net or data to configure."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from segfocal import __version__
+from segfocal.checkpoints import load_checkpoint, net_state
+from segfocal.configuration import Configuration, config_files
+from segfocal.evaluation.report import table, write
+from segfocal.finding import find_checkpoint, run_of
+from segfocal.processes import rank, tell, told
+from segfocal.runs import new_run
+
+
+def start_run(configuration: Configuration, options: list[str], command: str, checkpoint: Path | None) -> Path:
+    """Make the run's directory, with the configuration in it and how it was called."""
+    run = shared_run(Path(configuration.config.runs), configuration.config.name, command)
+    head = [f"segfocal {__version__}", f"segfocal {command} {shlex.join(options)}"]
+    head += [f"from {checkpoint}"] if checkpoint else []
+    text = "".join(f"# {line}\n" for line in head) + configuration.yaml()
+    if rank() == 0:
+        (run / "config.yaml").write_text(text, encoding="utf-8")
+    return run
+
+
+def shared_run(runs: Path, name: str, command: str) -> Path:
+    """The new directory of a command, which the first of its processes makes."""
+    if rank():
+        return told(runs / name)
+    run = new_run(runs, name, command)
+    tell(run)
+    return run
+
+
+def load(configuration: Configuration, path: Path) -> None:
+    """Load a checkpoint's weights into the net, and say which options it was trained with that are others now."""
+    task, checkpoint = configuration.model, load_checkpoint(path)
+    task.net.load_state_dict(net_state(checkpoint, path, task.net, task.class_names))
+    saved = checkpoint["hyper_parameters"]
+    for name in sorted(saved.keys() & task.hparams.keys()):
+        if saved[name] != task.hparams[name]:
+            print(f"model.{name}: {task.hparams[name]} as configured now, {saved[name]} in the checkpoint")
+
+
+def restore(configuration: Configuration) -> Path:
+    """Load the weights that --ckpt_path means, and return the checkpoint's path."""
+    config = configuration.config
+    path = find_checkpoint(config.ckpt_path, Path(config.runs), config.name, "best")
+    load(configuration, path)
+    print(f"checkpoint: {path}")
+    return path
+
+
+def report(configuration: Configuration, run: Path, command: str, split: str, checkpoint: str) -> None:
+    """Print the table of a split's scores, and write them into the run's directory; the first process does."""
+    if rank():
+        return
+    scores = configuration.model.scores.get(split)
+    if scores is None:
+        print(f"{split} was not scored: no batch of it was asked for (trainer.limit_{split}_batches).")
+        return
+    console = Console()
+    console.print()
+    console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}", bars=console.width >= 78))
+    write(scores, run, {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint})
+    print(f"scores: {run / 'metrics.json'}, {run / 'per_class.csv'}")
+
+
+def with_config_of_run(command: str, options: list[str]) -> list[str]:
+    """Without --config, a checkpoint's run says how its net was built: take that run's config.yaml."""
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--ckpt_path", "--name", "--runs"):
+        words.add_argument(option)
+    known, _ = words.parse_known_args(options)
+    if config_files(options) or known.ckpt_path is None:
+        return options
+    runs = Path(known.runs or "runs")
+    run = run_of(find_checkpoint(known.ckpt_path, runs, known.name, "last" if command == "fit" else "best"))
+    return options if run is None else ["--config", str(run / "config.yaml"), *options]
