@@ -214,7 +214,7 @@ class SegmentationTask(LightningModule):
         keep = self.hparams["ema_decay"]
         return [] if keep is None else [MovingAverage(keep, self.hparams["ema_start"])]
 
-    def configure_model(self) -> None:
+    def setup(self, stage: str) -> None:
         """With fsdp the weights alone are not channels last: torch would mix up their moments when a fit is resumed."""
         if in_pieces(self.trainer):
             self.net.to(memory_format=torch.contiguous_format)
