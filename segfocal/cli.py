@@ -1,4 +1,4 @@
-"""The command line: `segfocal fit | validate | test | predict | check | stats | preview`. Nothing but wiring.
+"""The command line, see HELP. Nothing but wiring.
 
 Heavy imports are inside the functions, so that `segfocal --help` answers at once.
 """
@@ -13,9 +13,11 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 
-COMMANDS = ("fit", "validate", "test", "predict", "check", "stats", "preview")
+COMMANDS = ("fit", "validate", "test", "predict", "score", "compare", "check", "stats", "preview")
+LIGHT = ("score", "compare")  # have options of their own, and need no torch
 HELP = """\
 segfocal {version}: train semantic segmentation on imbalanced images
 
@@ -26,11 +28,13 @@ commands
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test split
   predict    write label masks and overlays
+  score      score predicted masks, whoever made them, against true ones: --pred FOLDER --target FOLDER; needs no net
+  compare    two runs of score: per class, what got better, and whether it may be chance
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
   stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N
 
-options of every command
+options of every command but score and compare, which have their own
   --config FILE        a YAML file, the same for every command; of several, later ones win
   --ckpt_path WHICH    best | last | FILE | runs/NAME/000; fit resumes from it, the others need it
   --name NAME          results go to RUNS/NAME/000, 001-test, ...; default: the YAML file's name
@@ -108,6 +112,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: list[str]) -> int:
+    if command in LIGHT:
+        own = import_module(f"segfocal.commands.{command}")
+        if {"-h", "--help"} & set(options):
+            own.parser().print_help()
+        else:
+            getattr(own, command)(options)
+        return 0
     # Threads that wait sleep instead of spinning: as fast alone, and twice as fast when the cores are shared (measured
     # with two fits on two cores). OpenMP reads it when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -206,19 +217,23 @@ def _complaint(error: BaseException) -> tuple[int | None, str]:
     message = str(error)
     if "torchvision::" in message:  # before the imports below, which fail in the same way
         return 2, f"torch and torchvision do not fit together ({message}). Install both from the same place, at once."
+    from segfocal.data.files import DataError
+    from segfocal.mistakes import ConfigError
+
+    match error:  # likewise: nothing heavy is imported to say this
+        case ConfigError():
+            return 2, message
+        case DataError():
+            return 3, message
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from segfocal.checkpoints import CheckpointError
-    from segfocal.data import DataError
-    from segfocal.mistakes import ConfigError
     from segfocal.task import NonFiniteLossError
 
     match error:
-        case ConfigError() | MisconfigurationException():
+        case MisconfigurationException():
             return 2, message
-        case DataError():
-            return 3, message
         case CheckpointError():
             return 4, message
         case NonFiniteLossError():

@@ -4,7 +4,8 @@ import torch
 from torch.utils.data import SequentialSampler
 
 from segfocal.data import DataError, ShapesDataModule
-from segfocal.data.loading import collate, default_workers, make_loader
+from segfocal.data.loading import collate, make_loader
+from segfocal.data.parallel import default_workers
 from segfocal.data.samplers import EqualSizeBatches, Filler, SeededSampler
 
 

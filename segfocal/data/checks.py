@@ -4,34 +4,27 @@ A fault is a sentence that begins with a path; all of them are collected, so tha
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from segfocal.data.files import DataError
 from segfocal.data.images import read_size
 from segfocal.data.labels import Labels
 from segfocal.data.layouts import Split
-from segfocal.data.loading import default_workers
 from segfocal.data.masks import read_mask_size
+from segfocal.data.parallel import in_parallel
 from segfocal.data.samples import FileSample
 
 Array = NDArray[Any]
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 Depth = Literal["headers", "masks", "pixels"]
 
 _TITLES = {"headers": "Reading headers", "masks": "Checking masks", "pixels": "Checking images and masks"}
-_PATIENCE = 2.0  # seconds before a progress bar appears
 
 
 @dataclass(frozen=True)
@@ -109,26 +102,6 @@ def check_samples(
         [fault for _, faults, _ in results for fault in faults],
         np.array([counts for _, _, counts in results], np.int64).reshape(len(results), labels.num_classes),
     )
-
-
-def in_parallel(function: Callable[[_In], _Out], items: Sequence[_In], title: str) -> list[_Out]:
-    """Map `function` over `items` in threads; a progress bar on stderr appears once it takes long."""
-    progress = Progress(console=Console(stderr=True), transient=True)
-    task = progress.add_task(title, total=len(items))
-    start, shown = time.monotonic(), False
-    results = []
-    with ThreadPoolExecutor(max(2, default_workers())) as pool:
-        try:
-            for result in pool.map(function, items):
-                results.append(result)
-                progress.advance(task)
-                if not shown and progress.console.is_terminal and time.monotonic() - start > _PATIENCE:
-                    progress.start()
-                    shown = True
-        finally:
-            if shown:
-                progress.stop()
-    return results
 
 
 def shared_images(splits: Mapping[Split, list[FileSample]]) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.data.checks import in_parallel
 from segfocal.data.labels import Labels
+from segfocal.data.parallel import in_parallel
 from segfocal.data.samples import Sample
 
 Array = NDArray[Any]

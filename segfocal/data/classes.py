@@ -67,6 +67,12 @@ def resolve_classes(
     return ClassSet(names, values, colours, palette, _checked(rest))
 
 
+def check_names(classes: Sequence[str]) -> None:
+    """Raise a ValueError unless `classes` are distinct names, at least one."""
+    if not classes or len(set(classes)) != len(classes) or not all(isinstance(c, str) and c for c in classes):
+        raise ValueError(f"Expected `classes` to be distinct, non-empty names, got {list(classes)}. Correct the list.")
+
+
 def _published(root: Path, layout: str | None, unlisted: str | Sequence[Any]) -> ClassSet:
     match layout:
         case "voc":

@@ -3,7 +3,6 @@
 Shapes: B images, C classes, H x W pixels of the image the net sees, H0 x W0 pixels of the stored mask.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,12 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler, default_collate
 
+from segfocal.data.classes import check_names
 from segfocal.data.datasets import Batch, SegmentationDataset
 from segfocal.data.files import DataError
 from segfocal.data.labels import Labels
 from segfocal.data.palettes import default_palette
+from segfocal.data.parallel import default_workers
 from segfocal.data.samplers import EqualSizeBatches, SeededSampler, WithFillers
 from segfocal.data.workers import PATIENCE, Desk, Loader
 
@@ -47,7 +48,7 @@ class LabelledImages(LightningDataModule):
         check_at_least("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1)
         check_at_least("num_workers", num_workers or 0, 0)
         check_at_least("ignore_index", ignore_index, 0)
-        _check_classes(classes)
+        check_names(classes)
         self.labels = Labels(len(classes), ignore_index)
         if ignore_index < self.labels.count or ignore_index > 65535:
             raise ValueError(
@@ -193,12 +194,6 @@ def make_loader(
     return Loader(WithFillers(dataset) if ranks > 1 else dataset, batch_sampler=batches, **common)
 
 
-def default_workers() -> int:
-    """One worker per core this process may use, at most 4; none on a single core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores) if cores > 1 else 0
-
-
 def check_at_least(argument: str, value: int, least: int) -> None:
     """Raise a ValueError unless `value` is an integer of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -212,11 +207,6 @@ def check_size(size: tuple[int, ...], least: int, argument: str = "size") -> tup
             f"Expected `{argument}` to be (H, W), two integers of at least {least}, got {size}. Correct it."
         )
     return size[0], size[1]
-
-
-def _check_classes(classes: Sequence[str]) -> None:
-    if not classes or len(set(classes)) != len(classes) or not all(isinstance(c, str) and c for c in classes):
-        raise ValueError(f"Expected `classes` to be distinct, non-empty names, got {list(classes)}. Correct the list.")
 
 
 def _checked_palette(palette: Sequence[Sequence[int]], count: int) -> list[tuple[int, int, int]]:

@@ -29,10 +29,10 @@ def samples_from_folders(
     Returns:
         The samples in the order of their names, and the faults.
     """
-    image_files, faults = _by_stem(root, images, image_suffix)
+    image_files, faults = files_by_stem(root, images, image_suffix)
     if masks is None:
         return [FileSample(_name(root, file), file, None) for file in image_files.values()], faults
-    mask_files, mask_faults = _by_stem(root, masks, mask_suffix)
+    mask_files, mask_faults = files_by_stem(root, masks, mask_suffix)
     faults += mask_faults
     if suffix := _common_suffix(image_files, mask_files):
         named = f"The masks' names end in {suffix}, the images' do not. Set `mask_suffix: {mask_suffix}{suffix}`."
@@ -57,7 +57,7 @@ def samples_from_class_folders(
     Returns:
         The samples in the order of their names, and the faults.
     """
-    image_files, faults = _by_stem(root, images)
+    image_files, faults = files_by_stem(root, images)
     known = set(names)
     if masks.is_dir():
         faults += [
@@ -67,7 +67,7 @@ def samples_from_class_folders(
         ]
     by_class = []
     for name in names:
-        files, more = _by_stem(root, masks / name)
+        files, more = files_by_stem(root, masks / name)
         by_class.append(files)
         faults += more
     samples = []
@@ -102,7 +102,8 @@ def _orphans(root: Path, images: Path, masks: Mapping[str, Path]) -> list[str]:
     ]
 
 
-def _by_stem(root: Path, folder: Path, suffix: str = "") -> tuple[dict[str, Path], list[str]]:
+def files_by_stem(root: Path, folder: Path, suffix: str = "") -> tuple[dict[str, Path], list[str]]:
+    """The images or masks below a folder by path without extension and suffix, and the faults."""
     if not folder.is_dir():
         return {}, [
             f"{_name(root, folder)}: this folder must exist. Create or rename it, or choose another `root` "

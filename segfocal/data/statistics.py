@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.data.checks import in_parallel
 from segfocal.data.datasets import SegmentationDataset
 from segfocal.data.labels import Labels
+from segfocal.data.parallel import in_parallel
 from segfocal.data.samples import FileSample, Sample
 
 Method = Literal["inverse", "median", "effective"]

@@ -6,21 +6,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from segfocal.evaluation.scores import Scores, mean_of_present
+from segfocal.evaluation.tally import COUNTS, Tally
 
 COLUMNS = ("iou", "dice", "precision", "recall", "share")
 _BAR = 8  # cells of the bar beside the IoU
 _WORST = 3  # classes printed in red, at most one in three
 
 
-def table(scores: Scores, title: str, *, bars: bool = True) -> Table:
+def table(scores: Scores, title: str, *, tally: Tally | None = None, bars: bool = True) -> Table:
     """One row per class with IoU, Dice, precision, recall and share of pixels, and the mean below.
 
-    An absent class shows dashes. The worst classes are red and marked with an arrow. `bars` shows IoU as bars too.
+    An absent class shows dashes. The worst classes are red and marked with an arrow. With a `tally` of images the table
+    has the 95 % interval of each IoU and the IoU near boundaries. `bars` shows IoU as bars too.
 
     Example:
         >>> table(Scores([[3, 1], [0, 4]], ["road", "car"]), "val").row_count  # rich.print shows it
@@ -28,10 +31,17 @@ def table(scores: Scores, title: str, *, bars: bool = True) -> Table:
     """
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
-    for heading in ("IoU", "Dice", "precision", "recall", "pixels"):  # long names give way to numbers
-        view.add_column(heading, justify="right", no_wrap=True, min_width=max(7, len(heading)))
+    of_images = ("95 %", "boundary") if tally else ()
+    for heading in ("IoU", *of_images, "Dice", "precision", "recall", "pixels"):  # long names give way to numbers
+        view.add_column(
+            heading,
+            justify="right",
+            no_wrap=True,
+            min_width={"95 %": 9, "pixels": 7}.get(heading, max(5, len(heading))),
+        )
     view.add_column("", no_wrap=True)
     worst = _worst(scores)
+    more = _of_images(tally) if tally else [[]] * (len(scores.class_names) + 1)
     values = {column: getattr(scores, column) for column in COLUMNS}
     for row, name in enumerate(scores.class_names):
         iou = float(values["iou"][row])
@@ -39,15 +49,17 @@ def table(scores: Scores, title: str, *, bars: bool = True) -> Table:
         cells = [_number(float(values[column][row])) for column in COLUMNS[:-1]]
         mark = " ◀ worst" if row in worst else ""
         bar = _bar(iou) if bars else ""
+        cells[1:1] = more[row]
         view.add_row(Text(name), *cells, _share(float(values["share"][row])), bar + mark, style=style)
     view.add_section()
     means = [_number(mean_of_present(values[column])) for column in COLUMNS[:-1]]
+    means[1:1] = more[-1]
     view.add_row("mean", *means, "", _bar(scores.miou) if bars else "", style="bold")
     return view
 
 
-def as_dict(scores: Scores) -> dict[str, Any]:
-    """The scores as plain data for JSON: NaN, which JSON lacks, becomes None.
+def as_dict(scores: Scores, tally: Tally | None = None) -> dict[str, Any]:
+    """The scores as plain data for JSON: NaN, which JSON lacks, becomes None. A `tally` adds what it knows.
 
     Example:
         >>> as_dict(Scores([[3, 1], [0, 4]], ["road", "car"]))["per_class"]["car"]["recall"]
@@ -58,19 +70,56 @@ def as_dict(scores: Scores) -> dict[str, Any]:
         name: {**{column: _known(values[column][row]) for column in COLUMNS}, "support": int(scores.support[row])}
         for row, name in enumerate(scores.class_names)
     }
-    summary = {"miou": _known(scores.miou), "pixel_accuracy": _known(scores.pixel_accuracy)}
+    summary: dict[str, Any] = {
+        name: _known(getattr(scores, name)) for name in ("miou", "frequency_weighted_iou", "pixel_accuracy")
+    }
+    if tally:
+        ends = tally.intervals
+        summary |= {"miou_interval": list(map(_known, ends.miou)), "images": len(tally.names)}
+        summary["boundary_miou"] = _known(mean_of_present(tally.boundary_iou))
+        for row, (interval, boundary) in zip(
+            per_class.values(), zip(ends.iou, tally.boundary_iou, strict=True), strict=True
+        ):
+            row |= {"iou_low": _known(interval[0]), "iou_high": _known(interval[1]), "boundary_iou": _known(boundary)}
     return {**summary, "per_class": per_class, "confusion_matrix": scores.matrix.tolist()}
 
 
-def write(scores: Scores, folder: Path, about: dict[str, Any]) -> None:
-    """Write metrics.json (with `about` at its head) and per_class.csv into a folder."""
-    document = json.dumps({**about, **as_dict(scores)}, indent=2)
+def write(scores: Scores, folder: Path, about: dict[str, Any], tally: Tally | None = None) -> None:
+    """Write metrics.json (with `about` at its head) and per_class.csv into a folder.
+
+    A `tally` adds per_image.csv, the worst image first, and counts.npz, from which `segfocal compare` draws images.
+    """
+    plain = as_dict(scores, tally)
+    document = json.dumps({**about, **plain}, indent=2)
     (folder / "metrics.json").write_text(document + "\n", encoding="utf-8")
+    per_class = list(plain["per_class"].items())
     with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["class", *COLUMNS, "support"])
-        for name, row in as_dict(scores)["per_class"].items():
+        rows.writerow(["class", *per_class[0][1]])
+        for name, row in per_class:
             rows.writerow([name, *("" if value is None else value for value in row.values())])
+    if tally:
+        _write_images(tally, folder)
+
+
+def _write_images(tally: Tally, folder: Path) -> None:
+    ious = tally.per_image
+    with (folder / "per_image.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "miou"])
+        for place in np.argsort(ious, kind="stable"):  # those without a labelled pixel last
+            rows.writerow([tally.names[place], "" if math.isnan(ious[place]) else ious[place]])
+    names = np.array([name.encode("utf-8", "surrogateescape") for name in tally.names], np.bytes_)
+    np.savez_compressed(folder / COUNTS, names=names, counts=tally.images, classes=np.array(tally.class_names))
+
+
+def _of_images(tally: Tally) -> list[list[str]]:
+    """Interval and boundary IoU of each class, and of the mean."""
+    ends, near = [*tally.intervals.iou, tally.intervals.miou], tally.boundary_iou
+    return [
+        [_range(float(low), float(high)), _number(float(value))]
+        for (low, high), value in zip(ends, [*near, mean_of_present(near)], strict=True)
+    ]
 
 
 def _worst(scores: Scores) -> set[int]:
@@ -81,6 +130,10 @@ def _worst(scores: Scores) -> set[int]:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _range(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{low:.2f}–{high:.2f}"
 
 
 def _share(value: float) -> str:

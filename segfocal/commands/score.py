@@ -1,0 +1,166 @@
+"""`segfocal score`: anybody's predicted masks against anybody's ground truth. Without torch."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from segfocal import __version__
+from segfocal.data.classes import ClassSet, check_names, resolve_classes
+from segfocal.data.files import DataError
+from segfocal.data.labels import FORMS, Labels
+from segfocal.data.pairing import files_by_stem
+from segfocal.data.parallel import in_parallel
+from segfocal.data.samples import FileSample
+from segfocal.evaluation.counts import ImageCounts, count_image
+from segfocal.evaluation.report import table, write
+from segfocal.evaluation.tally import Tally
+from segfocal.mistakes import ConfigError
+from segfocal.runs import new_run
+
+_SHOWN = 20  # faults
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose mistakes are ConfigErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise ConfigError(f"{message}. See `{self.prog} --help`.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    words = Parser("segfocal score", description=__doc__, allow_abbrev=False)
+    words.add_argument("--pred", type=Path, required=True, metavar="FOLDER", help="the predicted masks")
+    words.add_argument("--target", type=Path, required=True, metavar="FOLDER", help="the true masks, of the same names")
+    words.add_argument(
+        "--classes",
+        help="road,car,pole in the order of their labels; or a file with a name per line, or with `name: value` lines "
+        "as YAML; default: classes.txt or classes.yaml in the folder of targets",
+    )
+    words.add_argument("--ignore_index", type=int, default=255, help="label of the target's pixels that do not count")
+    words.add_argument("--unlisted", default="error", help="what becomes of other values: error, ignore, background")
+    words.add_argument("--masks", choices=[form for form in FORMS if form != "per_class"], default="index")
+    words.add_argument("--pred_suffix", default="", help="end of the predictions' names, before the extension")
+    words.add_argument("--target_suffix", default="", help="end of the targets' names, such as _gtFine_labelIds")
+    words.add_argument("--pred_values", choices=["as_target", "index"], default="as_target", help="index: 0 to C - 1")
+    words.add_argument("--boundary", type=float, default=0.02, help="width of boundaries as a share of the diagonal")
+    words.add_argument("--name", default="score", help="results go to RUNS/NAME/000-score, 001-score, ...")
+    words.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of all runs")
+    return words
+
+
+def score(options: list[str]) -> None:
+    """Pair, count, print and write."""
+    asked = parser().parse_args(options)
+    if not 0 <= asked.boundary <= 1:
+        raise ConfigError(f"Expected `--boundary` in 0..1, got {asked.boundary}. The usual width is 0.02.")
+    classes, labels = _labels(asked)
+    pairs = _pairs(asked)
+    tally = _counted(pairs, classes, labels, asked.boundary, asked.pred_values)
+    run = new_run(asked.runs, asked.name, "score")
+    console = Console()
+    console.print()
+    low, high = tally.intervals.miou
+    title = f"{len(tally.names)} images: mIoU {tally.scores.miou:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+    console.print(table(tally.scores, title, tally=tally, bars=console.width >= 100))
+    about = {"segfocal": __version__, "command": "score", "pred": str(asked.pred), "target": str(asked.target)}
+    write(tally.scores, run, about, tally)
+    print(f"run: {run}; metrics.json, per_class.csv, per_image.csv with the worst images first")
+
+
+def _labels(asked: argparse.Namespace) -> tuple[ClassSet, Labels]:
+    if not asked.target.is_dir():
+        raise DataError(f"{asked.target}: `--target` must be an existing folder. Correct the path.")
+    named = asked.classes
+    given: str | list[str] | None = named
+    if named is not None and not Path(named).is_file() and not (asked.target / named).is_file():
+        given = [name.strip() for name in named.split(",")]
+        if Path(named).suffix in (".txt", ".yaml", ".yml", ".json"):
+            raise DataError(f"{named}: `--classes` must be names or an existing file. Correct the path.")
+    dense = asked.masks == "channels"
+    try:
+        classes = resolve_classes(asked.target, None, given, asked.unlisted, overlap=dense)
+        check_names(classes.names)
+        count = len(classes.names)
+        how = classes.values, classes.colours, classes.unlisted, asked.masks
+        labels = Labels(count, asked.ignore_index, *how)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if labels.count > asked.ignore_index >= 0:
+        raise ConfigError(
+            f"Expected `--ignore_index` above the classes' labels 0..{labels.count - 1}, got {asked.ignore_index}. "
+            "If the last class is void, take its name out of `--classes`."
+        )
+    return classes, labels
+
+
+def _pairs(asked: argparse.Namespace) -> list[tuple[str, FileSample, FileSample]]:
+    """Name, prediction and target of each image.
+
+    Raises:
+        DataError: Some file has no partner.
+    """
+    predictions, faults = files_by_stem(Path(), asked.pred, asked.pred_suffix)
+    targets, more = files_by_stem(Path(), asked.target, asked.target_suffix)
+    faults += more
+    if not faults:
+        faults += [
+            f"{file}: has no prediction {asked.pred / stem}{asked.pred_suffix}.*"
+            for stem, file in targets.items()
+            if stem not in predictions
+        ]
+        faults += [
+            f"{file}: has no target {asked.target / stem}{asked.target_suffix}.*"
+            for stem, file in predictions.items()
+            if stem not in targets
+        ]
+        if faults and not predictions.keys() & targets.keys():
+            faults.insert(0, "No prediction has the name of a target. Set --pred_suffix or --target_suffix.")
+    _refuse(faults)
+    return [(stem, _mask(predictions[stem]), _mask(target)) for stem, target in targets.items()]
+
+
+def _mask(file: Path) -> FileSample:
+    return FileSample(str(file), file, file, str(file))
+
+
+def _counted(
+    pairs: Sequence[tuple[str, FileSample, FileSample]], classes: ClassSet, labels: Labels, width: float, values: str
+) -> Tally:
+    guessed = Labels(labels.num_classes, labels.ignore_index, form=labels.form) if values == "index" else labels
+    overlap = labels.dense or labels.num_classes == 1
+
+    def count(pair: tuple[str, FileSample, FileSample]) -> tuple[ImageCounts | None, list[str]]:
+        _, predicted, wanted = pair
+        try:
+            (prediction, wrong), (target, bad) = predicted.decoded(guessed), wanted.decoded(labels)
+            if prediction is None or target is None:
+                return None, wrong + bad
+            if prediction.shape != target.shape:
+                sizes = [f"{mask.shape[-2]} x {mask.shape[-1]}" for mask in (prediction, target)]
+                return None, [f"{predicted.name}: is {sizes[0]}, its target {wanted.name} {sizes[1]}. Resize it."]
+            if overlap and target.ndim == 2:
+                prediction, target = prediction[None], target[None]
+            return count_image(prediction, target, labels.num_classes, labels.ignore_index, width=width), []
+        except DataError as error:
+            return None, [str(error)]
+        except ValueError as error:
+            return None, [f"{predicted.name}: {error}"]
+
+    results = in_parallel(count, pairs, "Counting pixels")
+    _refuse([fault for _, faults in results for fault in faults])
+    tally = Tally(classes.names)
+    for (name, _, _), (counted, _) in zip(pairs, results, strict=True):
+        assert counted is not None, "what could not be counted has faults"
+        tally.add(name, counted)
+    return tally
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        rest = f"\nand {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise DataError("\n".join(faults[:_SHOWN]) + rest)
