@@ -56,12 +56,13 @@ def test_nothing_is_left_frozen():
 
 
 @pytest.mark.parametrize(
-    ("net", "message"),
+    ("option", "net", "message"),
     [
-        (nn.Conv2d(3, 3, 1), "a part called encoder or backbone"),
-        (nn.ModuleDict({"encoder": nn.Conv2d(3, 3, 1)}), "besides its encoder"),
+        ({"freeze_encoder": 1}, nn.Conv2d(3, 3, 1), "a part called encoder or backbone for `freeze_encoder`"),
+        ({"freeze_encoder": 1}, nn.ModuleDict({"encoder": nn.Conv2d(3, 3, 1)}), "besides its encoder"),
+        ({"encoder_lr_factor": 0.1}, nn.Conv2d(3, 3, 1), "a part called encoder or backbone for `encoder_lr_factor`"),
     ],
 )
-def test_a_net_without_an_encoder_or_with_nothing_else_is_refused(net, message):
+def test_a_net_without_an_encoder_or_with_nothing_else_is_refused(option, net, message):
     with pytest.raises(ValueError, match=message):
-        SegmentationTask(net, FocalDiceLoss(), NAMES, freeze_encoder=1)
+        SegmentationTask(net, FocalDiceLoss(), NAMES, **option)

@@ -4,15 +4,15 @@ import argparse
 import shlex
 from pathlib import Path
 
-from rich.console import Console
-
 from segfocal import __version__
 from segfocal.checkpoints import load_checkpoint, net_state
 from segfocal.configuration import Configuration, config_files
-from segfocal.evaluation.report import table, write
+from segfocal.evaluation.report import show
+from segfocal.evaluation.tally import Tally
 from segfocal.finding import find_checkpoint, run_of
 from segfocal.processes import rank, tell, told
 from segfocal.runs import new_run
+from segfocal.training.counting import CountImages
 
 
 def start_run(configuration: Configuration, options: list[str], command: str, checkpoint: Path | None) -> Path:
@@ -54,7 +54,13 @@ def restore(configuration: Configuration) -> Path:
     return path
 
 
-def report(configuration: Configuration, run: Path, command: str, split: str, checkpoint: str) -> None:
+def images_of(configuration: Configuration) -> CountImages:
+    """Counts the images that the trainer scores, each by itself."""
+    task = configuration.model
+    return CountImages(task.class_names, task.hparams["ignore_index"])
+
+
+def report(configuration: Configuration, run: Path, command: str, split: str, checkpoint: str, images: Tally) -> None:
     """Print the table of a split's scores, and write them into the run's directory; the first process does."""
     if rank():
         return
@@ -62,11 +68,8 @@ def report(configuration: Configuration, run: Path, command: str, split: str, ch
     if scores is None:
         print(f"{split} was not scored: no batch of it was asked for (trainer.limit_{split}_batches).")
         return
-    console = Console()
-    console.print()
-    console.print(table(scores, f"{split}: mIoU {scores.miou:.3f}", bars=console.width >= 78))
-    write(scores, run, {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint})
-    print(f"scores: {run / 'metrics.json'}, {run / 'per_class.csv'}")
+    about = {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint}
+    show(images, split, run, about)
 
 
 def with_config_of_run(command: str, options: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """`segfocal validate`, `test` and `predict`: what needs a checkpoint."""
 
-from segfocal.commands.common import report, restore, start_run, with_config_of_run
+from segfocal.commands.common import images_of, report, restore, start_run, with_config_of_run
 from segfocal.configuration import Configuration
 from segfocal.evaluation.pictures import PredictionWriter
 
@@ -12,10 +12,11 @@ def evaluate(command: str, options: list[str]) -> None:
     checkpoint = restore(configuration)
     configuration.datamodule.setup(command)
     run = start_run(configuration, options, command, checkpoint)
-    trainer = configuration.build_trainer(run, [], logged=False)
+    images = images_of(configuration)
+    trainer = configuration.build_trainer(run, [images], logged=False)
     score, split = (trainer.test, "test") if command == "test" else (trainer.validate, "val")
     score(configuration.model, datamodule=configuration.datamodule, verbose=False)
-    report(configuration, run, command, split, str(checkpoint))
+    report(configuration, run, command, split, str(checkpoint), images.tally)
     print(f"run: {run}")
 
 

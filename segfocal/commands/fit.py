@@ -6,7 +6,7 @@ from pathlib import Path
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from segfocal.checkpoints import BestCheckpoint, CheckpointError, SaveOnTermination, check_disk, load_checkpoint
-from segfocal.commands.common import load, report, start_run, with_config_of_run
+from segfocal.commands.common import images_of, load, report, start_run, with_config_of_run
 from segfocal.commands.find_lr import find_lr
 from segfocal.configuration import Configuration
 from segfocal.data.loading import LabelledImages
@@ -55,9 +55,11 @@ def fit(options: list[str]) -> None:
             configuration.build_task()  # the one that was trained stays in pieces
         load(configuration, Path(chosen))
         configuration.model.scores.clear()
+        images = images_of(configuration)
+        trainer.callbacks.append(images)  # type: ignore[attr-defined]
         trainer.loggers = []  # the curves are those of the fit
         trainer.validate(configuration.model, datamodule=data, verbose=False)
-        report(configuration, run, "fit", "val", chosen)
+        report(configuration, run, "fit", "val", chosen, images.tally)
     print(f"run: {run}")
 
 

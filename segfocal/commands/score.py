@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 from segfocal import __version__
 from segfocal.data.classes import ClassSet, check_names, resolve_classes
 from segfocal.data.files import DataError
@@ -15,7 +13,7 @@ from segfocal.data.pairing import files_by_stem
 from segfocal.data.parallel import in_parallel
 from segfocal.data.samples import FileSample
 from segfocal.evaluation.counts import ImageCounts, count_image
-from segfocal.evaluation.report import table, write
+from segfocal.evaluation.report import show
 from segfocal.evaluation.tally import Tally
 from segfocal.mistakes import ConfigError
 from segfocal.runs import new_run
@@ -62,14 +60,9 @@ def score(options: list[str]) -> None:
     pairs = _pairs(asked)
     tally = _counted(pairs, classes, labels, asked.boundary, asked.pred_values)
     run = new_run(asked.runs, asked.name, "score")
-    console = Console()
-    console.print()
-    low, high = tally.intervals.miou
-    title = f"{len(tally.names)} images: mIoU {tally.scores.miou:.3f}, 95 % interval {low:.3f} to {high:.3f}"
-    console.print(table(tally.scores, title, tally=tally, bars=console.width >= 100))
     about = {"segfocal": __version__, "command": "score", "pred": str(asked.pred), "target": str(asked.target)}
-    write(tally.scores, run, about, tally)
-    print(f"run: {run}; metrics.json, per_class.csv, per_image.csv with the worst images first")
+    show(tally, "score", run, about)
+    print(f"run: {run}")
 
 
 def _labels(asked: argparse.Namespace) -> tuple[ClassSet, Labels]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,7 @@ from segfocal.evaluation.scores import Scores, mean_of_present
 from segfocal.evaluation.tally import COUNTS, Tally
 
 COLUMNS = ("iou", "dice", "precision", "recall", "share")
+_WIDE = 100  # columns of a terminal that has room for bars
 _BAR = 8  # cells of the bar beside the IoU
 _WORST = 3  # classes printed in red, at most one in three
 
@@ -56,6 +58,18 @@ def table(scores: Scores, title: str, *, tally: Tally | None = None, bars: bool 
     means[1:1] = more[-1]
     view.add_row("mean", *means, "", _bar(scores.miou) if bars else "", style="bold")
     return view
+
+
+def show(tally: Tally, split: str, folder: Path, about: dict[str, Any]) -> None:
+    """Print the table of a tally, write its files into a folder, and say where they are."""
+    console = Console()
+    console.print()
+    low, high = map(float, tally.intervals.miou)
+    interval = "" if math.isnan(low) else f", 95 % interval {low:.3f} to {high:.3f}, {len(tally.names)} images"
+    title = f"{split}: mIoU {tally.scores.miou:.3f}{interval}"
+    console.print(table(tally.scores, title, tally=tally, bars=console.width >= _WIDE))
+    write(tally.scores, folder, about, tally)
+    print(f"scores: {', '.join(str(folder / name) for name in ('metrics.json', 'per_class.csv', 'per_image.csv'))}")
 
 
 def as_dict(scores: Scores, tally: Tally | None = None) -> dict[str, Any]:

@@ -70,10 +70,11 @@ def _check_net(net: nn.Module, options: Mapping[str, Any]) -> None:
     require("net", "none", bool(trained), "to have a parameter to train")
     epochs, encoder = options["freeze_encoder"], encoder_of(net)
     require("freeze_encoder", epochs, epochs >= 0, ">= 0, a number of epochs")
-    if epochs and encoder is None:
+    wanting = "freeze_encoder" if epochs else "encoder_lr_factor" if options["encoder_lr_factor"] != 1 else None
+    if wanting and encoder is None:
         parts = ", ".join(name for name, _ in net.named_children())
         raise ValueError(
-            f"Expected the net to have a part called encoder or backbone for `freeze_encoder`, got {parts or 'none'}. "
+            f"Expected the net to have a part called encoder or backbone for `{wanting}`, got {parts or 'none'}. "
             "Leave it out, or call that part encoder."
         )
     if epochs and encoder is not None:
