@@ -29,7 +29,7 @@ commands
   test       score a checkpoint on the test split
   predict    write label masks and overlays
   score      score predicted masks, whoever made them, against true ones: --pred FOLDER --target FOLDER; needs no net
-  compare    two runs of score: per class, what got better, and whether it may be chance
+  compare    two scored runs: per class, what got better, and whether it may be chance
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
   stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N

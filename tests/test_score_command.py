@@ -59,7 +59,7 @@ def test_two_folders_give_a_table_and_files(folders, capsys):
     assert [row["iou"] for row in found["per_class"].values()] == pytest.approx(want, rel=1e-12)
     assert found["miou"] == pytest.approx(np.mean(want), rel=1e-12)
     out = capsys.readouterr().out
-    assert f"5 images: mIoU {np.mean(want):.3f}, 95 % interval" in out
+    assert f"score: mIoU {np.mean(want):.3f}, 95 % interval" in out
     assert all(word in out for word in ("boundary", "road", "pole", "runs/score/000-score"))
     assert {path.name for path in Path("runs/score/000-score").iterdir()} == {
         "metrics.json",

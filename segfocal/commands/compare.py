@@ -30,7 +30,7 @@ class _Run(NamedTuple):
 def parser() -> argparse.ArgumentParser:
     """The options."""
     words = Parser("segfocal compare", description=__doc__, allow_abbrev=False)
-    words.add_argument("before", type=Path, help="a run of segfocal score, such as runs/a/000-score")
+    words.add_argument("before", type=Path, help="a run of segfocal score, test or validate, such as runs/a/001-test")
     words.add_argument("after", type=Path, help="another one, with the same images and classes")
     words.add_argument("--json", type=Path, metavar="FILE", help="write the differences to a file too")
     return words
@@ -67,7 +67,9 @@ def _read(folder: Path) -> _Run:
             names = [bytes(name).decode("utf-8", "surrogateescape") for name in held["names"]]
             return _Run(folder, names, held["classes"].tolist(), held["counts"])
     except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no {COUNTS}, which `segfocal score` writes. Name one of its runs.") from error
+        raise DataError(
+            f"{folder} holds no {COUNTS}, which `segfocal score`, test and validate write. Name one of their runs."
+        ) from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{file}: cannot be read ({error}). Score the masks again.") from error
 

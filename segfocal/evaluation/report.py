@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segfocal.evaluation.scores import Scores, mean_of_present
+from segfocal.evaluation.scores import Scores, Values, mean_of_present
 from segfocal.evaluation.tally import COUNTS, Tally
 
 COLUMNS = ("iou", "dice", "precision", "recall", "share")
@@ -21,42 +21,39 @@ _BAR = 8  # cells of the bar beside the IoU
 _WORST = 3  # classes printed in red, at most one in three
 
 
-def table(scores: Scores, title: str, *, tally: Tally | None = None, bars: bool = True) -> Table:
+def table(scores: Scores, title: str, *, tally: Tally | None = None, wide: bool = True) -> Table:
     """One row per class with IoU, Dice, precision, recall and share of pixels, and the mean below.
 
     An absent class shows dashes. The worst classes are red and marked with an arrow. With a `tally` of images the table
-    has the 95 % interval of each IoU and the IoU near boundaries. `bars` shows IoU as bars too.
+    has the 95 % interval of each IoU and the IoU near boundaries. Unless it is `wide` it fits 80 columns: without IoU
+    as bars, and with a `tally` without Dice.
 
     Example:
         >>> table(Scores([[3, 1], [0, 4]], ["road", "car"]), "val").row_count  # rich.print shows it
         3
     """
+    columns = {"IoU": _with_mean(scores.iou)}
+    if tally:
+        ends = [*tally.intervals.iou, tally.intervals.miou]
+        columns |= {"95 %": [_range(*map(float, pair)) for pair in ends], "boundary": _with_mean(tally.boundary_iou)}
+    if wide or not tally:
+        columns["Dice"] = _with_mean(scores.dice)
+    columns |= {"precision": _with_mean(scores.precision), "recall": _with_mean(scores.recall)}
+    columns["pixels"] = [*map(_share, scores.share.tolist()), ""]
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
-    of_images = ("95 %", "boundary") if tally else ()
-    for heading in ("IoU", *of_images, "Dice", "precision", "recall", "pixels"):  # long names give way to numbers
-        view.add_column(
-            heading,
-            justify="right",
-            no_wrap=True,
-            min_width={"95 %": 9, "pixels": 7}.get(heading, max(5, len(heading))),
-        )
+    for heading, cells in columns.items():  # long names give way to numbers
+        view.add_column(heading, justify="right", no_wrap=True, min_width=max(map(len, [heading, *cells])))
     view.add_column("", no_wrap=True)
     worst = _worst(scores)
-    more = _of_images(tally) if tally else [[]] * (len(scores.class_names) + 1)
-    values = {column: getattr(scores, column) for column in COLUMNS}
-    for row, name in enumerate(scores.class_names):
-        iou = float(values["iou"][row])
-        style = "red" if row in worst else "dim" if math.isnan(iou) else ""
-        cells = [_number(float(values[column][row])) for column in COLUMNS[:-1]]
-        mark = " ◀ worst" if row in worst else ""
-        bar = _bar(iou) if bars else ""
-        cells[1:1] = more[row]
-        view.add_row(Text(name), *cells, _share(float(values["share"][row])), bar + mark, style=style)
-    view.add_section()
-    means = [_number(mean_of_present(values[column])) for column in COLUMNS[:-1]]
-    means[1:1] = more[-1]
-    view.add_row("mean", *means, "", _bar(scores.miou) if bars else "", style="bold")
+    ious = [*scores.iou.tolist(), scores.miou]
+    for row, (name, *cells) in enumerate(zip([*scores.class_names, "mean"], *columns.values(), strict=True)):
+        last = row == len(scores.class_names)
+        if last:
+            view.add_section()
+        style = "bold" if last else "red" if row in worst else "dim" if math.isnan(ious[row]) else ""
+        mark = (" ◀ worst" if wide or not tally else "◀") if row in worst else ""
+        view.add_row(Text(name), *cells, (_bar(ious[row]) if wide else "") + mark, style=style)
     return view
 
 
@@ -67,7 +64,7 @@ def show(tally: Tally, split: str, folder: Path, about: dict[str, Any]) -> None:
     low, high = map(float, tally.intervals.miou)
     interval = "" if math.isnan(low) else f", 95 % interval {low:.3f} to {high:.3f}, {len(tally.names)} images"
     title = f"{split}: mIoU {tally.scores.miou:.3f}{interval}"
-    console.print(table(tally.scores, title, tally=tally, bars=console.width >= _WIDE))
+    console.print(table(tally.scores, title, tally=tally, wide=console.width >= _WIDE))
     write(tally.scores, folder, about, tally)
     print(f"scores: {', '.join(str(folder / name) for name in ('metrics.json', 'per_class.csv', 'per_image.csv'))}")
 
@@ -127,13 +124,8 @@ def _write_images(tally: Tally, folder: Path) -> None:
     np.savez_compressed(folder / COUNTS, names=names, counts=tally.images, classes=np.array(tally.class_names))
 
 
-def _of_images(tally: Tally) -> list[list[str]]:
-    """Interval and boundary IoU of each class, and of the mean."""
-    ends, near = [*tally.intervals.iou, tally.intervals.miou], tally.boundary_iou
-    return [
-        [_range(float(low), float(high)), _number(float(value))]
-        for (low, high), value in zip(ends, [*near, mean_of_present(near)], strict=True)
-    ]
+def _with_mean(values: Values) -> list[str]:
+    return [_number(float(value)) for value in (*values, mean_of_present(values))]
 
 
 def _worst(scores: Scores) -> set[int]:
