@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from segfocal.cli import main
 from segfocal.data.shapes import write_tree
@@ -39,11 +41,15 @@ def test_every_python_block_is_covered():
 
 def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch):
     commands = [line.split() for block in blocks("bash") for line in block.splitlines() if line.startswith("segfocal")]
-    assert [command[1] for command in commands] == ["fit", "test", "predict"]
+    assert [command[1] for command in commands] == ["fit", "test", "predict", "score", "score", "compare"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / folder / f"{i}.png" for folder in ("predicted", "truth", "new") for i in range(3)):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 3, (20, 30), dtype=np.uint8)).save(path)
     for command in commands:
-        assert main([*command[1:], *SHORT]) == 0
+        assert main([*command[1:], *(SHORT if command[1] in ("fit", "test", "predict") else [])]) == 0
 
 
 def test_the_yaml_trains_on_the_folder_layout_it_describes(tmp_path, monkeypatch):
