@@ -73,10 +73,25 @@ def test_a_death_while_another_loader_starts_is_not_lost(tmp_path, monkeypatch):
 
     starting = loader(lambda level: None, workers=1)
     monkeypatch.setattr(type(starting.sampler), "__iter__", lambda self: SwallowsWhatIsRaised() and iter(range(12)))
+    batches = iter(starting)
     with pytest.raises(RuntimeError, match="killed by signal") as raised:
-        iter(starting)
+        next(batches)
     assert read_by_workers(str(raised.value)) in [f"train/{i:02d}.png" for i in range(12)]
     del dying
+
+
+def test_a_death_is_told_when_a_batch_is_waited_for_and_not_in_between(tmp_path):
+    def spoil(level):
+        if (tmp_path / "go").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    batches = iter(loader(spoil, workers=1))
+    next(batches)
+    (tmp_path / "go").touch()
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # which would be interrupted
+    time.sleep(0.1)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(batches)
 
 
 def test_a_fit_says_which_file_a_killed_worker_was_reading(tmp_path):

@@ -4,8 +4,10 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 from weakref import WeakSet
 
 import cv2
@@ -14,9 +16,6 @@ from torch.utils.data import DataLoader
 
 from segfocal.data.datasets import Batch, note_with
 from segfocal.data.samples import Sample
-
-if TYPE_CHECKING:
-    from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 PATIENCE = 600.0  # seconds for a batch, after which its worker hangs
 
@@ -53,25 +52,64 @@ class Desk:
 
 
 class Loader(DataLoader[Batch]):
-    """A DataLoader whose start does not lose the death of another loader's worker.
+    """A DataLoader that tells of a worker's death when a batch is waited for, and not before.
 
-    torch's handler of SIGCHLD raises wherever the main process happens to be. While threads and processes are started,
-    that can be a callback whose exceptions are only printed: the death is then noticed `PATIENCE` seconds later.
+    torch's handler of SIGCHLD raises wherever the main process happens to be: in code that makes another error of it,
+    or in a callback whose exceptions are only printed, after which the fit would stand still for `PATIENCE` seconds.
     """
 
-    def __iter__(self) -> "_BaseDataLoaderIter":
-        """Batches; the handler is called after the start, if a process has died meanwhile."""
-        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        if not callable(handler) or threading.current_thread() is not threading.main_thread():
-            return super().__iter__()
-        died: list[int] = []
-        signal.signal(signal.SIGCHLD, lambda number, _: died.append(number))
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Batches."""
+        batches = super().__iter__()
+        _deaths.listen()
+        return _Batches(batches)
+
+
+class _Batches(Iterator[Batch]):
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+
+    def __next__(self) -> Batch:
+        with _deaths.told():
+            return next(self._batches)
+
+
+class _Deaths:
+    """Stands before torch's handler, which it calls while a batch is waited for."""
+
+    def __init__(self) -> None:
+        self._waiting = self._noted = False
+        self._usual: Callable[[int, FrameType | None], Any] | None = None
+
+    def listen(self) -> None:
+        """Take the place of torch's handler, once that is there."""
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            return
+        usual = signal.getsignal(signal.SIGCHLD)
+        if callable(usual) and usual != self._handle:
+            self._usual = usual
+            signal.signal(signal.SIGCHLD, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting and self._usual is not None:
+            self._usual(number, frame)
+        else:
+            self._noted = True
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """While a batch is waited for."""
+        self._waiting = True
         try:
-            return super().__iter__()
+            if self._noted and self._usual is not None:
+                self._noted = False
+                self._usual(signal.SIGCHLD, None)
+            yield
         finally:
-            signal.signal(signal.SIGCHLD, handler)
-            if died:
-                handler(died[0], None)
+            self._waiting = False
+
+
+_deaths = _Deaths()
 
 
 def read_by_workers(message: str) -> str:
