@@ -38,9 +38,13 @@ def test_progress_is_told_from_chance(runs, capsys):
     found = json.loads(Path("difference.json").read_text())
     for name, run in zip(("before", "after"), runs, strict=True):
         scored = json.loads(Path(run, "metrics.json").read_text())
-        assert found["car"][name] == pytest.approx(scored["per_class"]["car"]["iou"], rel=1e-12)
+        assert found["per_class"]["car"][name] == pytest.approx(scored["per_class"]["car"]["iou"], rel=1e-12)
         assert found["mean"][name] == pytest.approx(scored["miou"], rel=1e-12)
-    assert found["car"]["low"] < found["car"]["after"] - found["car"]["before"] < found["car"]["high"]
+    assert (
+        found["per_class"]["car"]["low"]
+        < found["per_class"]["car"]["after"] - found["per_class"]["car"]["before"]
+        < found["per_class"]["car"]["high"]
+    )
 
 
 def test_the_other_way_round_it_is_worse(runs, capsys):
@@ -56,13 +60,37 @@ def test_a_run_compared_with_itself_has_not_changed(runs, capsys):
     assert not any(word in out for word in ("better", "worse"))
 
 
+def spoilt(run, content):
+    Path(run, "counts.npz").write_bytes(content)
+    return [run, run]
+
+
+def rewritten(run, **arrays):
+    with np.load(Path(run, "counts.npz")) as held:
+        arrays = dict(held) | arrays
+    np.savez(Path(run, "counts.npz"), **arrays)
+    return [run, run]
+
+
 @pytest.mark.parametrize(
     ("spoil", "code", "said"),
     [
         (lambda run: ["nowhere", run], 3, "nowhere holds no counts.npz"),
         (lambda run: [run], 2, "after"),
         (lambda run: [run, run, "--json", "no/where.json"], 2, "`--json`"),
-        (lambda run: Path(run, "counts.npz").write_bytes(b"PK") and [run, run], 3, "cannot be read"),
+        (lambda run: [run, run, "--json", "."], 2, "`--json`"),
+        (lambda run: [f"{run}/metrics.json", run], 3, "Name the folder of a run"),
+        (lambda run: spoilt(run, b"PK"), 3, "cannot be read"),
+        (lambda run: spoilt(run, b""), 3, "cannot be read"),
+        (lambda run: spoilt(run, Path(run, "counts.npz").read_bytes()[:700]), 3, "cannot be read"),
+        (lambda run: rewritten(run, counts=np.zeros((20, 4, 2), np.int64)), 3, "cannot be read"),
+        (lambda run: rewritten(run, counts=np.zeros((3, 4, 3), np.int64)), 3, "cannot be read"),
+        (lambda run: rewritten(run, counts=np.full((20, 4, 3), np.nan)), 3, "cannot be read"),
+        (lambda run: rewritten(run, counts=np.full((20, 4, 3), -1)), 3, "negative"),
+        (lambda run: rewritten(run, names=np.array([b"x"] * 20)), 3, "a name twice"),
+        (lambda run: rewritten(run, names=np.array(["x"] * 20)), 3, "cannot be read"),
+        (lambda run: rewritten(run, classes=np.arange(4)), 3, "cannot be read"),
+        (lambda run: rewritten(run, names=np.array([object()])), 3, "cannot be read"),
     ],
 )
 def test_a_mistake_is_one_message(runs, capsys, spoil, code, said):

@@ -70,8 +70,16 @@ def test_an_image_of_void_counts_nothing():
     [
         (np.zeros((4, 5), np.uint8), np.zeros((4, 6), np.uint8), r"shape \(4, 6\), got \(4, 5\)"),
         (np.zeros((3, 4, 6), np.uint8), np.zeros((2, 4, 6), np.uint8), r"shape \(3, 4, 6\), got"),
-        (np.full((4, 5), 7, np.uint8), np.zeros((4, 5), np.uint8), r"0..2 in the prediction, got 7 at 20 pixels"),
-        (np.zeros((4, 5), np.uint8), np.full((4, 5), 3, np.uint8), r"labels 0..2 in the target, got 3"),
+        (
+            np.full((4, 5), 7, np.uint8),
+            np.zeros((4, 5), np.uint8),
+            r"0..2 in the prediction where it counts, got 7 at 20",
+        ),
+        (
+            np.zeros((4, 5), np.uint8),
+            np.full((4, 5), 3, np.uint8),
+            r"0..2 in the target where it counts, got 3",
+        ),
     ],
 )
 def test_what_cannot_be_counted_is_refused(prediction, target, message):

@@ -60,6 +60,10 @@ def test_the_same_seed_gives_the_same_interval():
     np.testing.assert_array_equal(bootstrap(counts, 100, 7).iou, bootstrap(counts, 100, 7).iou)
 
 
-def test_one_image_is_drawn_again_and_again():
-    found = bootstrap(counts_of(1, np.random.default_rng(4)), 50)
-    assert found.miou[0] == found.miou[1]
+def test_a_class_in_one_image_has_no_interval():
+    counts = counts_of(20, np.random.default_rng(4))
+    counts[1:, 2] = 0
+    counts[0, 2] = 5, 9, 8
+    assert np.isnan(bootstrap(counts).iou[2]).all()
+    assert np.isnan(bootstrap(counts[:1]).miou).all()
+    assert np.isnan(bootstrap_difference(counts[:1], counts[:1]).miou).all()

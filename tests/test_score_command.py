@@ -105,6 +105,37 @@ def test_overlapping_classes_are_channels(folders):
     assert len(metrics()["confusion_matrix"][0]) == 2
 
 
+def test_values_that_mean_nothing_are_listed(folders):
+    for path in (folders / "true").rglob("*.png"):
+        labels = np.array(Image.open(path))
+        labels[0] = 77
+        Image.fromarray(labels).save(path)
+    assert score("--classes", "road,car,pole") == 3
+    assert score("--classes", "road,car,pole", "--unlisted", "[77]") == 0
+
+
+@pytest.mark.parametrize("form", [["--classes", "car"], ["--classes", "a,b,c", "--masks", "channels"]])
+def test_targets_without_a_class_are_not_scored(folders, capsys, form):
+    """0 and 255 are the usual values of such masks, and 255 the usual void."""
+    for folder, high in (("pred", 1), ("true", 255)):
+        for path in (folders / folder).rglob("*.png"):
+            labels = (np.array(Image.open(path)) == 1).astype(np.uint8) * high
+            Image.fromarray(labels if "car" in form else np.stack([labels] * 3, -1)).save(path)
+    assert score(*form) == 3
+    assert "write `NAME: 255` into a file" in capsys.readouterr().err
+
+
+def test_one_image_has_a_score_and_no_interval(folders, capsys):
+    for path in [*folders.rglob("*.png")]:
+        if path.stem != "0":
+            path.unlink()
+    assert score("--classes", "road,car,pole") == 0
+    out = capsys.readouterr().out
+    assert "1 image\n" in out.replace(" \n", "\n") or "1 image " in out
+    assert "interval" not in out
+    assert metrics()["miou_interval"] == [None, None]
+
+
 def test_suffixes_pair_names_that_differ(folders, capsys):
     for path in (folders / "true").rglob("*.png"):
         path.rename(path.with_name(f"{path.stem}_gt.png"))
@@ -139,7 +170,7 @@ def damage(path, how):
         ("label", "pred", "pred/city/2.png: labels must be 0..2 or 255"),
         ("label", "true", "true/city/2.png: labels must be 0..2 or 255"),
         ("size", "pred", "pred/city/2.png: is 19 x 30, its target true/city/2.png 20 x 30"),
-        ("void", "pred", "pred/city/2.png: Expected labels 0..2 in the prediction, got 255"),
+        ("void", "pred", "pred/city/2.png, against true/city/2.png: Expected labels 0..2 in the prediction"),
     ],
 )
 def test_a_fault_is_named_with_its_file(folders, capsys, how, folder, said):
@@ -165,6 +196,12 @@ def test_all_faults_are_told_at_once(folders, capsys):
         (["--classes", "road,car,pole", "--boundary", "3"], 2, "`--boundary` in 0..1, got 3.0"),
         (["--classes", "road,road,pole"], 2, "road"),
         (["--classes", "nowhere.yaml"], 3, "nowhere.yaml"),
+        (["--classes", "road,car,pole", "--ignore_index", "70000"], 2, "`--ignore_index` in 0..65535, got 70000"),
+        (["--classes", "road,car,pole", "--ignore_index", "-1"], 2, "`--ignore_index` in 0..65535, got -1"),
+        (["--classes", "road,car,pole", "--ignore_index", "0"], 2, "if 0 is void"),
+        (["--clases", "road,car,pole"], 2, "Did you mean --classes?"),
+        (["--classes", ",".join(f"class{i}" for i in range(60)), "--unlisted", "perhaps"], 2, "`unlisted`"),
+        (["--classes", "road,car,pole", "--runs", ""], 2, "--runs"),
         ([], 2, "Expected `classes`"),
         (["--classes", "road,car,pole", "--colour", "x"], 2, "--colour"),
         (["--classes", "road,car,pole", "--masks", "per_class"], 2, "per_class"),

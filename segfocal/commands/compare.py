@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +40,10 @@ def parser() -> argparse.ArgumentParser:
 def compare(options: list[str]) -> None:
     """Print the differences with their intervals."""
     asked = parser().parse_args(options)
-    if asked.json is not None and not asked.json.absolute().parent.is_dir():
-        raise ConfigError(f"Expected `--json` in a folder that is there, got {str(asked.json)!r}. Correct it.")
+    if asked.json is not None and (asked.json.is_dir() or not asked.json.absolute().parent.is_dir()):
+        raise ConfigError(
+            f"Expected `--json` to be a file in a folder that is there, got {str(asked.json)!r}. Correct it."
+        )
     before, after = _read(asked.before), _read(asked.after)
     _check_alike(before, after)
     place = {name: number for number, name in enumerate(after.names)}
@@ -56,22 +59,30 @@ def compare(options: list[str]) -> None:
     print("95 % intervals of the difference, over the images; one that holds 0 may be chance.")
     if asked.json is not None:
         keys = ("before", "after", "low", "high")
-        named = {row[0]: dict(zip(keys, map(_known, row[1:]), strict=True)) for row in rows}
+        told = [dict(zip(keys, map(_known, row[1:]), strict=True)) for row in rows]
+        named = {"per_class": dict(zip(before.classes, told, strict=False)), "mean": told[-1]}
         asked.json.write_text(json.dumps(named, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read(folder: Path) -> _Run:
     file = folder / COUNTS
-    try:
-        with np.load(file, allow_pickle=False) as held:
-            names = [bytes(name).decode("utf-8", "surrogateescape") for name in held["names"]]
-            return _Run(folder, names, held["classes"].tolist(), held["counts"])
-    except FileNotFoundError as error:
+    if not file.is_file():
         raise DataError(
-            f"{folder} holds no {COUNTS}, which `segfocal score`, test and validate write. Name one of their runs."
-        ) from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            f"{folder} holds no {COUNTS}, which `segfocal score`, test and validate write. Name the folder of a run."
+        )
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
+            names, classes, counts = (held[key] for key in ("names", "classes", "counts"))
+        shapes = names.shape, classes.shape, counts.shape
+        sound = shapes == ((len(names),), (len(classes),), (len(names), len(classes), 3)) and counts.size
+        if not sound or (names.dtype.kind, classes.dtype.kind, counts.dtype) != ("S", "U", np.int64):
+            raise ValueError(f"it holds {', '.join(map(str, shapes))}, not names, classes and counts")
+        if counts.min() < 0 or len(set(names.tolist())) < len(names):
+            raise ValueError("it holds negative counts, or a name twice")
+    # What is raised depends on which bytes are damaged.
+    except (OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file}: cannot be read ({error}). Score the masks again.") from error
+    return _Run(folder, [bytes(name).decode("utf-8", "surrogateescape") for name in names], classes.tolist(), counts)
 
 
 def _check_alike(before: _Run, after: _Run) -> None:
@@ -88,7 +99,7 @@ def _check_alike(before: _Run, after: _Run) -> None:
 
 
 def _table(rows: list[tuple[str, float, float, float, float]], title: str) -> Table:
-    view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    view = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
     for heading, width in (("before", 6), ("after", 6), ("difference", 10), ("95 %", 16)):
         view.add_column(heading, justify="right", no_wrap=True, min_width=width)
@@ -97,7 +108,8 @@ def _table(rows: list[tuple[str, float, float, float, float]], title: str) -> Ta
         if name == "mean" and (name, before, after, low, high) == rows[-1]:
             view.add_section()
         if math.isnan(low):
-            view.add_row(Text(name), "-", "-", "-", "-", "", style="dim")
+            known = ["-" if math.isnan(value) else f"{value:.3f}" for value in (before, after)]
+            view.add_row(Text(name), *known, "-", "-", "", style="dim")
             continue
         style, verdict = _verdict(low, high)
         numbers = f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", f"{low:+.3f} to {high:+.3f}"

@@ -2,8 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
+
+import yaml
 
 from segfocal import __version__
 from segfocal.data.classes import ClassSet, check_names, resolve_classes
@@ -25,29 +28,46 @@ class Parser(argparse.ArgumentParser):
     """Whose mistakes are ConfigErrors."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise it."""
+        """Raise it, with the option that was meant, if one is like it."""
+        known = [option for action in self._actions for option in action.option_strings if len(option) > 2]
+        words = message.removeprefix("unrecognized arguments: ").split()
+        close = [hint for word in words if word.startswith("--") for hint in get_close_matches(word, known, 1)]
+        if close and message.startswith("unrecognized"):
+            message += f". Did you mean {close[0]}?"
         raise ConfigError(f"{message}. See `{self.prog} --help`.")
+
+
+def _path(word: str) -> Path:
+    if not word:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(word).expanduser()
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     words = Parser("segfocal score", description=__doc__, allow_abbrev=False)
-    words.add_argument("--pred", type=Path, required=True, metavar="FOLDER", help="the predicted masks")
-    words.add_argument("--target", type=Path, required=True, metavar="FOLDER", help="the true masks, of the same names")
+    words.add_argument("--pred", type=_path, required=True, metavar="FOLDER", help="the predicted masks")
+    words.add_argument(
+        "--target", type=_path, required=True, metavar="FOLDER", help="the true masks, of the same names"
+    )
     words.add_argument(
         "--classes",
         help="road,car,pole in the order of their labels; or a file with a name per line, or with `name: value` lines "
         "as YAML; default: classes.txt or classes.yaml in the folder of targets",
     )
     words.add_argument("--ignore_index", type=int, default=255, help="label of the target's pixels that do not count")
-    words.add_argument("--unlisted", default="error", help="what becomes of other values: error, ignore, background")
+    words.add_argument(
+        "--unlisted",
+        default="error",
+        help="what becomes of other values: error, ignore, background, or the values to ignore, such as [0, 254]",
+    )
     words.add_argument("--masks", choices=[form for form in FORMS if form != "per_class"], default="index")
     words.add_argument("--pred_suffix", default="", help="end of the predictions' names, before the extension")
     words.add_argument("--target_suffix", default="", help="end of the targets' names, such as _gtFine_labelIds")
     words.add_argument("--pred_values", choices=["as_target", "index"], default="as_target", help="index: 0 to C - 1")
     words.add_argument("--boundary", type=float, default=0.02, help="width of boundaries as a share of the diagonal")
     words.add_argument("--name", default="score", help="results go to RUNS/NAME/000-score, 001-score, ...")
-    words.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of all runs")
+    words.add_argument("--runs", type=_path, default=Path("runs"), help="the folder of all runs")
     return words
 
 
@@ -66,27 +86,28 @@ def score(options: list[str]) -> None:
 
 
 def _labels(asked: argparse.Namespace) -> tuple[ClassSet, Labels]:
-    if not asked.target.is_dir():
-        raise DataError(f"{asked.target}: `--target` must be an existing folder. Correct the path.")
-    named = asked.classes
-    given: str | list[str] | None = named
-    if named is not None and not Path(named).is_file() and not (asked.target / named).is_file():
-        given = [name.strip() for name in named.split(",")]
-        if Path(named).suffix in (".txt", ".yaml", ".yml", ".json"):
-            raise DataError(f"{named}: `--classes` must be names or an existing file. Correct the path.")
+    for option in ("pred", "target"):
+        if not (folder := getattr(asked, option)).is_dir():
+            raise DataError(f"{folder}: `--{option}` must be an existing folder. Correct the path.")
+    named: str | None = asked.classes
+    is_file = named is None or named.endswith((".txt", ".yaml", ".yml", ".json"))
+    given = named if is_file or named is None else [name.strip() for name in named.split(",")]
+    if not 0 <= asked.ignore_index <= 65535:
+        raise ConfigError(f"Expected `--ignore_index` in 0..65535, got {asked.ignore_index}. The usual one is 255.")
     dense = asked.masks == "channels"
     try:
-        classes = resolve_classes(asked.target, None, given, asked.unlisted, overlap=dense)
+        classes = resolve_classes(asked.target, None, given, yaml.safe_load(asked.unlisted), overlap=dense)
         check_names(classes.names)
         count = len(classes.names)
         how = classes.values, classes.colours, classes.unlisted, asked.masks
         labels = Labels(count, asked.ignore_index, *how)
-    except ValueError as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(str(error)) from error
     if labels.count > asked.ignore_index >= 0:
         raise ConfigError(
             f"Expected `--ignore_index` above the classes' labels 0..{labels.count - 1}, got {asked.ignore_index}. "
-            "If the last class is void, take its name out of `--classes`."
+            "If the last class is void, take its name out of `--classes`; if 0 is void, give the classes' values in a "
+            "file, classes.yaml, and leave `--ignore_index` at 255 with `--unlisted [0]`."
         )
     return classes, labels
 
@@ -102,12 +123,12 @@ def _pairs(asked: argparse.Namespace) -> list[tuple[str, FileSample, FileSample]
     faults += more
     if not faults:
         faults += [
-            f"{file}: has no prediction {asked.pred / stem}{asked.pred_suffix}.*"
+            f"{file}: has no prediction {asked.pred / stem}{asked.pred_suffix}.*. Add it, or score fewer targets."
             for stem, file in targets.items()
             if stem not in predictions
         ]
         faults += [
-            f"{file}: has no target {asked.target / stem}{asked.target_suffix}.*"
+            f"{file}: has no target {asked.target / stem}{asked.target_suffix}.*. Add it, or remove the prediction."
             for stem, file in predictions.items()
             if stem not in targets
         ]
@@ -141,8 +162,8 @@ def _counted(
             return count_image(prediction, target, labels.num_classes, labels.ignore_index, width=width), []
         except DataError as error:
             return None, [str(error)]
-        except ValueError as error:
-            return None, [f"{predicted.name}: {error}"]
+        except ValueError as error:  # of what was read without a fault only the prediction can be wrong: it holds void
+            return None, [f"{predicted.name}, against {wanted.name}: {error}"]
 
     results = in_parallel(count, pairs, "Counting pixels")
     _refuse([fault for _, faults in results for fault in faults])
@@ -150,7 +171,20 @@ def _counted(
     for (name, _, _), (counted, _) in zip(pairs, results, strict=True):
         assert counted is not None, "what could not be counted has faults"
         tally.add(name, counted)
+    if not tally.scores.support.any():
+        raise DataError(_nothing(pairs, labels))
     return tally
+
+
+def _nothing(pairs: Sequence[tuple[str, FileSample, FileSample]], labels: Labels) -> str:
+    """Why no pixel of any class was found."""
+    overlap = labels.dense or labels.num_classes == 1
+    if overlap and labels.values is None and labels.ignore_index == 255:
+        return (
+            f"{pairs[0][2].name} and all other targets hold no class, nothing but 0 and 255, which is ignored. If 255 "
+            "means the class, write `NAME: 255` into a file and give that as `--classes`."
+        )
+    return f"{pairs[0][2].name} and all other targets hold no pixel of any class. Look at `--ignore_index`."
 
 
 def _refuse(faults: list[str]) -> None:

@@ -95,6 +95,6 @@ def _check(what: str, labels: Labels, classes: int) -> None:
     if largest >= classes:
         count = int((labels == largest).sum())
         raise ValueError(
-            f"Expected labels 0..{classes - 1} in the {what}, got {largest} at {count} pixels. Name all classes, or "
-            "correct the labels."
+            f"Expected labels 0..{classes - 1} in the {what} where it counts, got {largest} at {count} "
+            "pixels. Predict a class there; void is for targets."
         )

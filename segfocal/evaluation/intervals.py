@@ -22,7 +22,7 @@ class Intervals(NamedTuple):
 
     Attributes:
         miou: Of the mean IoU, (2,).
-        iou: Of each class's IoU, (C, 2); NaN for a class in no image.
+        iou: Of each class's IoU, (C, 2); NaN for a class in fewer than two images.
     """
 
     miou: Values
@@ -91,9 +91,9 @@ def _intervals(score: Callable[[Values], Values], counts: Counts, draws: int, se
 def _ends(values: Values, images: int) -> tuple[float, float]:
     """Ends of one interval, from the values of the draws in which the class occurs."""
     known = values[~np.isnan(values)]
-    if not known.size:
+    if images < 2 or not known.size:  # nothing is known of how much images differ
         return np.nan, np.nan
-    free = max(images - 1, 1)
+    free = images - 1
     tail = ndtr(-math.sqrt(1 + 1 / free) * stdtrit(free, 0.975))
     low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)

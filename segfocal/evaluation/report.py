@@ -40,7 +40,7 @@ def table(scores: Scores, title: str, *, tally: Tally | None = None, wide: bool 
         columns["Dice"] = _with_mean(scores.dice)
     columns |= {"precision": _with_mean(scores.precision), "recall": _with_mean(scores.recall)}
     columns["pixels"] = [*map(_share, scores.share.tolist()), ""]
-    view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    view = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
     for heading, cells in columns.items():  # long names give way to numbers
         view.add_column(heading, justify="right", no_wrap=True, min_width=max(map(len, [heading, *cells])))
@@ -62,8 +62,9 @@ def show(tally: Tally, split: str, folder: Path, about: dict[str, Any]) -> None:
     console = Console()
     console.print()
     low, high = map(float, tally.intervals.miou)
-    interval = "" if math.isnan(low) else f", 95 % interval {low:.3f} to {high:.3f}, {len(tally.names)} images"
-    title = f"{split}: mIoU {tally.scores.miou:.3f}{interval}"
+    interval = "" if math.isnan(low) else f", 95 % interval {low:.3f} to {high:.3f}"
+    count = len(tally.names)
+    title = f"{split}: mIoU {_number(tally.scores.miou)}{interval}, {count} image{'' if count == 1 else 's'}"
     console.print(table(tally.scores, title, tally=tally, wide=console.width >= _WIDE))
     write(tally.scores, folder, about, tally)
     print(f"scores: {', '.join(str(folder / name) for name in ('metrics.json', 'per_class.csv', 'per_image.csv'))}")
