@@ -53,7 +53,7 @@ def test_a_progress_bar_comes_only_when_it_takes_long(samples, monkeypatch, caps
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes stderr a terminal for rich
     checks.check_samples(samples, Labels(3, 255), "masks")
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(checks, "_PATIENCE", -1.0)
+    monkeypatch.setattr("segfocal.data.parallel._PATIENCE", -1.0)
     checks.check_samples(samples, Labels(3, 255), "masks")
     out, err = capsys.readouterr()
     assert out == ""

@@ -81,8 +81,13 @@ def test_a_death_while_another_loader_starts_is_not_lost(tmp_path, monkeypatch):
 
 
 def test_a_death_is_told_when_a_batch_is_waited_for_and_not_in_between(tmp_path):
+    read = []
+
     def spoil(level):
-        if (tmp_path / "go").exists():
+        read.append(level)
+        while len(read) > 2 and not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        if len(read) > 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     batches = iter(loader(spoil, workers=1))
@@ -92,6 +97,16 @@ def test_a_death_is_told_when_a_batch_is_waited_for_and_not_in_between(tmp_path)
     time.sleep(0.1)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         list(batches)
+
+
+@pytest.mark.parametrize(("error", "printed"), [(ConnectionResetError, False), (KeyError, True)])
+def test_a_worker_is_silent_when_it_cannot_hand_over_and_only_then(capfd, error, printed):
+    def spoil(level):
+        if level == 3:
+            sys.excepthook(error, error("x"), None)
+
+    list(loader(spoil, workers=1))
+    assert (error.__name__ in capfd.readouterr().err) == printed
 
 
 def test_a_fit_says_which_file_a_killed_worker_was_reading(tmp_path):

@@ -3,10 +3,11 @@
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 from weakref import WeakSet
 
@@ -39,6 +40,7 @@ class Desk:
     def __call__(self, worker: int) -> None:
         """Start a worker."""
         cv2.setNumThreads(0)  # the workers are the parallelism
+        sys.excepthook = _hung_up
         self.notes[worker, 0] = os.getpid()
         note_with(self.notes[worker, 1:])
 
@@ -49,6 +51,12 @@ class Desk:
             for process, index in self.notes.tolist()
             if index and (not processes or process in processes)
         ]
+
+
+def _hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Of a worker's threads: that the main process has hung up while it was handed a batch, it tells itself."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 class Loader(DataLoader[Batch]):
