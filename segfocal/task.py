@@ -7,11 +7,14 @@ from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from segfocal.evaluation.probabilities import Probabilities
 from segfocal.evaluation.scores import Scores
 from segfocal.inference import normalise, predict_all_logits, predict_logits
+from segfocal.pixels import Activation
 from segfocal.processes import in_pieces, of_all
 from segfocal.training.averaging import MovingAverage
 from segfocal.training.calls import call_loss, call_net
@@ -19,7 +22,7 @@ from segfocal.training.encoder import Freezer, decayed_names, encoder_of, parame
 from segfocal.training.options import check_options, require
 from segfocal.training.random_state import random_state, set_random_state
 from segfocal.training.schedules import Schedule, lr_factor
-from segfocal.training.scoring import Activation, Scorer
+from segfocal.training.scoring import Scorer
 from segfocal.training.shares import loss_of_classes
 
 Batch = Mapping[str, Any]
@@ -121,6 +124,7 @@ class SegmentationTask(LightningModule):
         self.class_names: list[str] = options["class_names"]
         self._build_net(net)
         self.scores: dict[str, Scores] = {}
+        self.probabilities: dict[str, Probabilities] = {}
         how = activation, ignore_index, threshold
         self._scorers = nn.ModuleDict({split: Scorer(self.class_names, *how) for split in ("val", "test")})
         self._resumed: dict[str, Any] | None = None
@@ -317,14 +321,15 @@ class SegmentationTask(LightningModule):
         else:
             loss = self._loss(logits, mask)
         scorer.mean_loss.update(loss if count else torch.zeros_like(loss), count)
-        labels = scorer.labels(logits)
-        scorer.update(labels, mask)
-        return labels
+        # Not in the validations of a fit, which want to be short.
+        return scorer.update(logits, mask, probabilities=self.trainer.state.fn != TrainerFn.FITTING)
 
     def _score(self, split: str) -> None:
-        scores, mean_loss, shares = self._scorer(split).result()
+        scores, mean_loss, shares, probabilities = self._scorer(split).result()
         self.log(f"{split}/loss", mean_loss, prog_bar=True, sync_dist=True)
         self.scores[split] = scores
+        if probabilities is not None:
+            self.probabilities[split] = probabilities
         # A split without a single labelled pixel has no mean; 0 lets the checkpoint's comparison go on.
         miou = 0.0 if math.isnan(scores.miou) else scores.miou
         self.log(f"{split}/miou", miou, prog_bar=True, sync_dist=True)

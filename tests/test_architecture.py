@@ -23,8 +23,9 @@ ALLOWED = {
     "processes": set(),
     "runs": set(),
     "finding": {"segfocal.checkpoints", "segfocal.runs"},
-    "training": {"segfocal.evaluation", "segfocal.processes", "segfocal.training"},
-    "task": {"segfocal.evaluation.scores", "segfocal.inference", "segfocal.processes", "segfocal.training"},
+    "pixels": {"segfocal.kernels.compiled"},
+    "training": {"segfocal.evaluation", "segfocal.pixels", "segfocal.processes", "segfocal.training"},
+    "task": {"segfocal.evaluation", "segfocal.inference", "segfocal.pixels", "segfocal.processes", "segfocal.training"},
 }
 
 

@@ -68,6 +68,7 @@ def report(configuration: Configuration, run: Path, command: str, split: str, ch
     if scores is None:
         print(f"{split} was not scored: no batch of it was asked for (trainer.limit_{split}_batches).")
         return
+    images.probabilities = configuration.model.probabilities.get(split)
     about = {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint}
     show(images, split, run, about)
 

@@ -16,8 +16,8 @@ from segfocal.data.loading import LabelledImages
 from segfocal.data.statistics import AUTO, METHODS, cached_bands, cached_statistics
 from segfocal.evaluation.charts import share_chart
 from segfocal.mistakes import ConfigError
+from segfocal.pixels import Activation
 from segfocal.runs import home_of
-from segfocal.training.scoring import Activation
 
 
 def stats(options: list[str]) -> None:

@@ -93,6 +93,10 @@ def as_dict(scores: Scores, tally: Tally | None = None) -> dict[str, Any]:
             per_class.values(), zip(ends.iou, tally.boundary_iou, strict=True), strict=True
         ):
             row |= {"iou_low": _known(interval[0]), "iou_high": _known(interval[1]), "boundary_iou": _known(boundary)}
+        if known := tally.probabilities:
+            summary["calibration"] = {"ece": _known(known.ece), "bins": [_all_known(bin_) for bin_ in known.bins]}
+            for row, auroc, precision in zip(per_class.values(), known.auroc, known.average_precision, strict=True):
+                row |= {"auroc": _known(auroc), "average_precision": _known(precision)}
     return {**summary, "per_class": per_class, "confusion_matrix": scores.matrix.tolist()}
 
 
@@ -149,6 +153,10 @@ def _share(value: float) -> str:
 
 def _bar(value: float) -> str:
     return "" if math.isnan(value) else "█" * round(_BAR * value) + "░" * (_BAR - round(_BAR * value))
+
+
+def _all_known(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: _known(value) for name, value in values.items()}
 
 
 def _known(value: float) -> float | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segfocal.evaluation.counts import Counts, ImageCounts
 from segfocal.evaluation.intervals import Intervals, bootstrap, iou_of
+from segfocal.evaluation.probabilities import Probabilities
 from segfocal.evaluation.scores import Scores, Values, ratio
 
 COUNTS = "counts.npz"  # the file that keeps `Tally.images`
@@ -23,6 +24,7 @@ class Tally:
 
     Args:
         class_names: The C names.
+        probabilities: What the net's probabilities were worth, where there was a net.
 
     Example:
         >>> from segfocal.evaluation.counts import count_image
@@ -33,6 +35,7 @@ class Tally:
     """
 
     class_names: Sequence[str]
+    probabilities: Probabilities | None = None
     names: list[str] = field(default_factory=list)
     _images: list[Counts] = field(default_factory=list)
     _matrix: Counts | None = None

@@ -33,6 +33,7 @@ from segfocal.kernels.compiled.block import (
     VALID,
     Input,
     Plane,
+    memory,
 )
 from segfocal.kernels.compiled.shares import share_gradient, share_sums, sigmoid_gradient, sigmoid_sums
 from segfocal.kernels.compiled.softmax import index_gradient, index_sums
@@ -96,18 +97,6 @@ def _strips(num_classes: int, run: int, steps: list[int], starts: list[np.ndarra
     return strips.reshape(-1)
 
 
-def _memory(tensor: Tensor) -> np.ndarray:
-    """The flat memory from the first to the last element; half precisions as their bits."""
-    extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    flat = tensor.detach().as_strided((extent if tensor.numel() else 0,), (1,))
-    match tensor.dtype:
-        case torch.float16 | torch.bfloat16:
-            return flat.view(torch.int16).numpy().view(np.uint16)
-        case torch.bool:
-            return flat.view(torch.uint8).numpy()
-    return flat.numpy()
-
-
 def _solid(tensor: Tensor) -> Tensor:
     """A copy of an expanded tensor: a step of 0 leads nowhere."""
     repeats = any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -115,7 +104,7 @@ def _solid(tensor: Tensor) -> Tensor:
 
 
 def _plane(tensor: Tensor, step: int) -> Plane:
-    return Plane(_memory(tensor), tensor.stride(1), step)
+    return Plane(memory(tensor), tensor.stride(1), step)
 
 
 def _readable(target: Tensor, dense: bool, dtype: torch.dtype) -> Tensor:
@@ -150,14 +139,14 @@ def _prepare(
     data = Input(
         logits=_plane(logits, steps[0]),
         brain=logits.dtype == torch.bfloat16,
-        target=_plane(target, steps[1]) if dense else Plane(_memory(target), 0, 1),
+        target=_plane(target, steps[1]) if dense else Plane(memory(target), 0, 1),
         dense=dense,
-        weight=_memory(weight),
+        weight=memory(weight),
         classes=logits.shape[1],
         ignore_index=options.ignore_index,
         ignore_share=number(options.ignore_index),
         gamma=number(options.gamma),
-        gammas=_memory(gammas),
+        gammas=memory(gammas),
         smoothing=number(options.label_smoothing),
         squared=options.squared,
     )

@@ -1,34 +1,64 @@
 """From logits and masks, batch by batch, to the scores of a split."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix, MultilabelConfusionMatrix
 
+from segfocal.evaluation.probabilities import Probabilities
 from segfocal.evaluation.scores import Scores
+from segfocal.pixels import BINS, CONFIDENCES, UNIT, Activation, confusion, labels_of, probability_counts
 
-Activation = Literal["softmax", "sigmoid"]
 
+class Sum(Metric):
+    """Sum over batches, and over ranks, of tensors of one shape.
 
-class ClassLosses(Metric):
-    """Sum over batches, and over ranks, of what each class adds to the loss."""
+    Args:
+        shape: Their shape.
+        dtype: Of the sum.
+    """
 
     total: Tensor
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, *shape: int, dtype: torch.dtype = torch.int64) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(count), dist_reduce_fx="sum")
+        self.shape = shape
+        self.add_state("total", torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
-    def update(self, of_classes: Tensor) -> None:
-        """Add a batch's (C,)."""
-        self.total = self.total + of_classes
+    def update(self, value: Tensor) -> None:
+        """Add a batch's."""
+        self.total = self.total + value
 
     def compute(self) -> Tensor:
-        """The sum, (C,)."""
-        return self.total
+        """The sum."""
+        return self.total.view(self.shape)
+
+    def take(self) -> Tensor | None:
+        """The sum on the CPU, beginning anew; None if nothing was added."""
+        if not self.update_called:
+            return None
+        total: Tensor = self.compute().reshape(self.shape).cpu()  # a Metric makes a scalar of one number
+        self.reset()
+        return total
+
+
+class Result(NamedTuple):
+    """What a split has come to.
+
+    Attributes:
+        scores: Of its confusion matrix.
+        loss: Mean over the images.
+        shares: Each class's share of the loss; None for a loss that does not tell, or is 0.
+        probabilities: Their scores; None where they were not counted.
+    """
+
+    scores: Scores
+    loss: Tensor
+    shares: list[float] | None
+    probabilities: Probabilities | None
 
 
 class Scorer(nn.Module):
@@ -41,55 +71,54 @@ class Scorer(nn.Module):
         threshold: Probability from which a class counts as predicted (sigmoid only).
     """
 
-    matrix: Metric
-
     def __init__(self, class_names: Sequence[str], activation: Activation, ignore_index: int, threshold: float) -> None:
         super().__init__()
         self.class_names, self.activation = list(class_names), activation
         self.ignore_index, self.threshold = ignore_index, threshold
         count = len(self.class_names)
-        if activation == "softmax":
-            self.matrix = MulticlassConfusionMatrix(count, ignore_index=ignore_index, validate_args=False)
-        elif count == 1:
-            self.matrix = BinaryConfusionMatrix(threshold, ignore_index=ignore_index, validate_args=False)
-        else:
-            self.matrix = MultilabelConfusionMatrix(count, threshold, ignore_index=ignore_index, validate_args=False)
-        self.losses = ClassLosses(count)
+        self.matrix = Sum(count, count) if activation == "softmax" else Sum(count, 2, 2)
+        self.histogram, self.reliability = Sum(count, BINS, 2), Sum(CONFIDENCES, 3)
+        self.losses = Sum(count, dtype=torch.float32)
         # Not Lightning's mean, which takes half of an odd number of images for an integer when there are two processes.
         self.mean_loss = MeanMetric(nan_strategy="disable")
 
     def labels(self, logits: Tensor) -> Tensor:
         """Of logits (B, C, H, W): (B, H, W) for softmax and for one class, else 0/1 per class (B, C, H, W)."""
-        if self.activation == "softmax":
-            return logits.argmax(1)
-        chosen: Tensor = (logits.float().sigmoid() >= self.threshold).long()
-        return chosen[:, 0] if chosen.shape[1] == 1 else chosen
+        return labels_of(logits, self.activation, self.threshold)
 
-    def update(self, labels: Tensor, mask: Tensor) -> None:
-        """Count the pixels of a batch; its mask is (B, H, W) or (B, C, H, W)."""
-        mask = mask.long()
-        if labels.ndim == 4 and mask.ndim == 3:
-            mask = self._one_vs_rest(mask)
-        if labels.ndim == 3 and mask.ndim == 4:
-            mask = mask[:, 0]
-        self.matrix.update(labels, mask)
+    def update(self, logits: Tensor, mask: Tensor, *, probabilities: bool) -> Tensor:
+        """Count the pixels of a batch and return its labels; its mask is (B, H, W) or (B, C, H, W).
 
-    def result(self) -> tuple[Scores, Tensor, list[float] | None]:
-        """The scores, the mean loss, and each class's share of it, None if nobody told it; then begin anew."""
-        matrix = self.matrix.compute()
-        self.matrix.reset()
-        if matrix.shape == (2, 2) and len(self.class_names) == 1:
-            matrix = matrix[None]
-        shares = None
-        if self.losses.update_called:
-            losses = self.losses.compute().reshape(-1)  # a Metric makes a scalar of one number
-            self.losses.reset()
-            shares = (losses / losses.sum()).tolist() if bool(losses.sum() > 0) else None
+        Args:
+            logits: (B, C, H, W).
+            mask: True labels.
+            probabilities: Whether to bin probabilities too, which takes longer than all the rest.
+        """
+        labels, count = self.labels(logits), len(self.class_names)
+        if self.activation == "sigmoid" and mask.ndim == 3:
+            mask = self._one_vs_rest(mask) if count > 1 else mask[:, None]
+        self.matrix.update(confusion(labels, mask, count, self.ignore_index))
+        if probabilities:
+            counts = probability_counts(logits, labels, mask, self.ignore_index, self.activation)
+            self.histogram.update(counts.histogram)
+            self.reliability.update(counts.reliability)
+        return labels
+
+    def result(self) -> Result:
+        """What has come of the batches; then begin anew."""
+        matrix, losses = self.matrix.take(), self.losses.take()
+        shares = None if losses is None or not bool(losses.sum() > 0) else (losses / losses.sum()).tolist()
         mean_loss: Tensor = self.mean_loss.compute()
         self.mean_loss.reset()
-        return Scores(matrix.cpu().numpy(), self.class_names), mean_loss, shares
+        histogram, reliability = self.histogram.take(), self.reliability.take()
+        probabilities = None
+        if histogram is not None and reliability is not None:
+            probabilities = Probabilities(histogram.numpy(), reliability.numpy() / [1, 1, UNIT])
+        scores = Scores(np.zeros(self.matrix.shape) if matrix is None else matrix.numpy(), self.class_names)
+        return Result(scores, mean_loss, shares, probabilities)
 
     def _one_vs_rest(self, mask: Tensor) -> Tensor:
         """Class indices (B, H, W) to 0/1 per class (B, C, H, W), ignored in every class where ignored."""
-        index = torch.arange(len(self.class_names), device=mask.device).view(1, -1, 1, 1)
-        return torch.where(mask[:, None] == self.ignore_index, self.ignore_index, (mask[:, None] == index).long())
+        index = torch.arange(len(self.class_names), device=mask.device, dtype=mask.dtype).view(1, -1, 1, 1)
+        mask = mask[:, None]
+        return torch.where(mask == self.ignore_index, mask, (mask == index).to(mask.dtype))

@@ -7,6 +7,8 @@ scratch memory `s`. A strip is a longer run of pixels of one image, and a part i
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from segfocal.kernels.compiled.elementary import ONE, ZERO, compiled, f32, narrow, power, widen
 
@@ -50,6 +52,18 @@ class Input(NamedTuple):
     gammas: np.ndarray  # (C,) in place of gamma, or empty
     smoothing: np.floating
     squared: bool
+
+
+def memory(tensor: Tensor) -> np.ndarray:
+    """The flat memory from the first to the last element; half precisions as their bits."""
+    extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    flat = tensor.detach().as_strided((extent if tensor.numel() else 0,), (1,))
+    match tensor.dtype:
+        case torch.float16 | torch.bfloat16:
+            return flat.view(torch.int16).numpy().view(np.uint16)
+        case torch.bool:
+            return flat.view(torch.uint8).numpy()
+    return flat.numpy()
 
 
 # Reading and writing n pixels

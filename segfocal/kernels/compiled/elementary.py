@@ -74,7 +74,7 @@ def _same_bits(source, result):
     return intrinsic(reinterpret)
 
 
-_bits = _same_bits(types.float32, types.int32)
+bits_of = _same_bits(types.float32, types.int32)
 _float = _same_bits(types.int32, types.float32)
 
 
@@ -108,14 +108,14 @@ def _exp(x):
     r = x - (shifted - ROUND) * LOG_2
     polynomial = ((((E5 * r + E4) * r + E3) * r + E2) * r + E1) * r + E0
     # A product with 2^n and not a sum of exponents, so that NaN stays NaN.
-    return (polynomial * r * r + r + ONE) * _float(types.int32((_bits(shifted) + 127) << 23))
+    return (polynomial * r * r + r + ONE) * _float(types.int32((bits_of(shifted) + 127) << 23))
 
 
 @compiled
 def _exponent_and_log(x):
     """Split: n and log m of a positive normal x = 2^n m with m in [sqrt(1/2), sqrt(2))."""
-    n = types.int32(types.int32(_bits(x) - 0x3F3504F3) >> 23)  # the bits of sqrt(1/2)
-    f = _float(types.int32(_bits(x) - (n << 23))) - ONE
+    n = types.int32(types.int32(bits_of(x) - 0x3F3504F3) >> 23)  # the bits of sqrt(1/2)
+    f = _float(types.int32(bits_of(x) - (n << 23))) - ONE
     square = f * f
     polynomial = (((((((L8 * f + L7) * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
     return f32(n), f + (polynomial * f * square - HALF * square)
@@ -171,13 +171,13 @@ def _(q, gamma):
     def power_f32(q, gamma):
         # What is an exact number of doublings goes apart from the rest, which would lose digits beside it.
         n, rest = _exponent_and_log(max(q, TINY))
-        short = _float(types.int32(_bits(gamma) & ~0xFFF))  # few bits: its product with n is exact
+        short = _float(types.int32(bits_of(gamma) & ~0xFFF))  # few bits: its product with n is exact
         whole, rest = short * n, gamma * rest + (gamma - short) * n * LOG_2
         shifted = whole + rest * LOG2_E + ROUND
         nearest = shifted - ROUND
         small = _exp((whole - nearest) * LOG_2 + rest)
         bounded = f32(-126) if nearest < f32(-126) else nearest
-        result = small * _float(types.int32((_bits(bounded + ROUND) + 127) << 23))
+        result = small * _float(types.int32((bits_of(bounded + ROUND) + 127) << 23))
         result = ZERO if nearest < f32(-126) else result
         return result if q >= TINY else q * ZERO  # NaN stays NaN
 
@@ -212,7 +212,7 @@ def _(value, brain):
         size = _float(types.int32((bits & 0x7FFF) << 13)) * f32(2.0**112)
         special = _float(types.int32(((bits & 0x7FFF) << 13) | 0x7F800000))
         size = special if (bits & 0x7C00) == 0x7C00 else size
-        return _float(types.int32(_bits(size) | ((bits & 0x8000) << 16)))
+        return _float(types.int32(bits_of(size) | ((bits & 0x8000) << 16)))
 
     return widen_half
 
@@ -223,14 +223,14 @@ def _(value, like, brain):
         return lambda value, like, brain: value
 
     def narrow_half(value, like, brain):
-        bits = _bits(value)
+        bits = bits_of(value)
         sign, size = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
         if brain:
             rounded = (size + 0x7FFF + ((size >> 16) & 1)) >> 16
             rounded = 0x7FC0 if size > 0x7F800000 else rounded
             return types.uint16(rounded | sign)
         # Below 2^-14 the sum with 1/2 rounds to a multiple of 2^-24, float16's least step.
-        denormal = _bits(_float(types.int32(size)) + HALF) - 0x3F000000
+        denormal = bits_of(_float(types.int32(size)) + HALF) - 0x3F000000
         normal = (size + 0xFFF + ((size >> 13) & 1) - (112 << 23)) >> 13
         rounded = denormal if size < (113 << 23) else normal
         rounded = 0x7C00 if size >= 0x477FF000 else rounded  # 65520 and more: infinity
