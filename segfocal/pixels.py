@@ -19,16 +19,18 @@ from segfocal.kernels.compiled.labels import (
     BINS as BINS,
 )
 from segfocal.kernels.compiled.labels import (
-    CONFIDENCES as CONFIDENCES,
-)
-from segfocal.kernels.compiled.labels import (
+    BLOCK,
     DROPPED,
     FIRST,
     LEAST,
     count,
-    largest,
+    largest_of_neighbours,
+    largest_of_rows,
     sigmoid_counts,
     softmax_counts,
+)
+from segfocal.kernels.compiled.labels import (
+    CONFIDENCES as CONFIDENCES,
 )
 from segfocal.kernels.compiled.labels import (
     UNIT as UNIT,
@@ -59,7 +61,7 @@ def labels_of(logits: Tensor, activation: Activation = "softmax", threshold: flo
 
     Args:
         logits: Of any floating dtype, on any device.
-        activation: softmax: the class of the largest logit, (B, H, W); of equal ones the first, and NaN is the largest.
+        activation: softmax: the class of the largest logit, (B, H, W); of equal ones the first, and NaN is infinite.
             sigmoid: 0 and 1 per class, (B, C, H, W), or (B, H, W) for a single class.
         threshold: Probability from which a class counts as predicted (sigmoid only).
 
@@ -75,11 +77,19 @@ def labels_of(logits: Tensor, activation: Activation = "softmax", threshold: flo
     if not _is_compiled(logits):
         return logits.argmax(1).to(dtype)
     labels = torch.empty(batch, *size, dtype=dtype)
+    wide = logits.dtype == torch.float64
     plane, runs, brain = _opened(logits)
+    neighbours = plane.class_step == 1 < classes and not wide
+    if not neighbours and plane.pixel_step > 1:
+        plane, runs, brain = _opened(logits.contiguous())
+    result = labels.view(-1).numpy()
 
     def work(part: Array) -> None:
-        x, top = np.empty((2, PIXELS), plane.flat.dtype if plane.flat.dtype == np.float64 else np.float32)
-        largest(plane, brain, classes, part, x, top, np.empty(PIXELS, np.int32), labels.view(-1).numpy())
+        if neighbours:
+            largest_of_neighbours(plane, brain, classes, part, np.empty(classes, np.int32), result)
+        else:
+            top, label = np.empty(BLOCK, np.float64 if wide else np.float32), np.empty(BLOCK, np.int32)
+            largest_of_rows(plane, brain, classes, part, top, label, result)
 
     _share(work, runs)
     return labels

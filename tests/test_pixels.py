@@ -50,14 +50,17 @@ def test_labels_fit_their_dtype(classes, dtype):
     assert torch.equal(labels.long(), x.argmax(1))
 
 
-def test_of_equal_logits_the_first_wins_and_nan_wins_over_all():
-    x = torch.zeros(1, 4, 2, 300)
-    x[:, 2, 1] = float("nan")
-    x[:, 3, 1] = float("nan")
-    x[:, 1, 0, 100:] = float("inf")
-    assert torch.equal(labels_of(x).long(), x.argmax(1))
-    assert labels_of(x)[0, 0, [0, 100]].tolist() == [0, 1]
-    assert labels_of(x)[0, 1].unique().tolist() == [2]
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_of_equal_logits_the_first_wins_and_nan_is_infinite(layout, dtype):
+    x = torch.zeros(2, 7, 4, 300, dtype=dtype)
+    x[:, :3, 0] = -0.0
+    x[:, 5, 1] = float("nan")
+    x[:, 6, 1] = float("inf")
+    x[:, 4, 2] = float("inf")
+    x[:, :, 3] = -float("inf")
+    labels = labels_of(LAYOUTS[layout](x))
+    assert [labels[:, row].unique().tolist() for row in range(4)] == [[0], [5], [4], [0]]
 
 
 def test_sigmoid_labels_are_those_of_the_threshold():

@@ -7,7 +7,7 @@ pixels in order, and how many pixels it has.
 import numpy as np
 
 from segfocal.kernels.compiled.block import PIXELS, read
-from segfocal.kernels.compiled.elementary import HALF, ONE, ZERO, bits_of, compiled, exp, f32
+from segfocal.kernels.compiled.elementary import HALF, ONE, ZERO, bits_of, compiled, exp, f32, widen
 
 # Probabilities are binned by their highest bits, as fine for 10^-6 as for 0.1, and mirrored, so that it is so towards
 # 1 too: 64 bins from 2^-k to 2^-(k+1), down to 2^-24. The widest are 1/256.
@@ -20,24 +20,83 @@ UNIT = 2.0**24  # confidences are added as integers, whose sum knows no order
 CONFIDENCES = 15  # bins of the reliability diagram
 
 
+BLOCK = 1024  # pixels at a time: rows of 4 kB, since memory is read faster in long runs
+INFINITY = f32(np.inf)
+
+
 @compiled
-def largest(plane, brain, classes, runs, x, top, label, labels):
-    """The class of the largest logit of each pixel, the first of equal ones, into `labels`; NaN counts as largest."""
+def _row(row, brain, c, top, label, n):
+    for j in range(n):
+        x = widen(row[j], brain)
+        x = x if x == x else INFINITY
+        label[j] = c if x > top[j] else label[j]
+        top[j] = x if x > top[j] else top[j]
+
+
+@compiled
+def _four_rows(flat, brain, at, step, c, top, label, n):
+    """Four classes at once, so that `top` and `label` are read and written once for them."""
+    one, two = flat[at : at + n], flat[at + step : at + step + n]
+    three, four = flat[at + 2 * step : at + 2 * step + n], flat[at + 3 * step : at + 3 * step + n]
+    for j in range(n):
+        best, index = top[j], label[j]
+        x = widen(one[j], brain)
+        x = x if x == x else INFINITY
+        index, best = c if x > best else index, x if x > best else best
+        x = widen(two[j], brain)
+        x = x if x == x else INFINITY
+        index, best = c + 1 if x > best else index, x if x > best else best
+        x = widen(three[j], brain)
+        x = x if x == x else INFINITY
+        index, best = c + 2 if x > best else index, x if x > best else best
+        x = widen(four[j], brain)
+        x = x if x == x else INFINITY
+        index, best = c + 3 if x > best else index, x if x > best else best
+        top[j], label[j] = best, index
+
+
+@compiled
+def largest_of_rows(plane, brain, classes, runs, top, label, labels):
+    """The class of the largest logit of each pixel, where those of a class lie side by side; NaN is infinite.
+
+    Of equal logits the first class's counts.
+    """
     for k in range(len(runs)):
         begin, place, pixels = runs[k]
-        for at in range(0, pixels, PIXELS):
-            n, start = min(PIXELS, pixels - at), begin + at * plane.pixel_step
-            read(plane, start, 0, brain, top, n)
+        for at in range(0, pixels, BLOCK):
+            n, start, step = min(BLOCK, pixels - at), begin + at, plane.class_step
             for j in range(n):
-                label[j] = 0
-            for c in range(1, classes):
-                read(plane, start, c, brain, x, n)
-                for j in range(n):
-                    larger = (x[j] > top[j]) | ((x[j] != x[j]) & (top[j] == top[j]))
-                    top[j] = x[j] if larger else top[j]
-                    label[j] = c if larger else label[j]
+                top[j], label[j] = -INFINITY, np.int32(0)
+            fours = classes - classes % 4
+            for c in range(0, fours, 4):
+                _four_rows(plane.flat, brain, start + c * step, step, np.int32(c), top, label, n)
+            for c in range(fours, classes):
+                _row(plane.flat[start + c * step : start + c * step + n], brain, np.int32(c), top, label, n)
             for j in range(n):
                 labels[place + at + j] = label[j]
+
+
+@compiled
+def largest_of_neighbours(plane, brain, classes, runs, rank, labels):
+    """As `largest_of_rows`, for float32 and halves, where those of a pixel lie side by side.
+
+    The maximum is that of integers, which LLVM turns into vector instructions without leave to reorder.
+    """
+    for k in range(len(runs)):
+        begin, place, pixels = runs[k]
+        for at in range(pixels):
+            start = begin + at * plane.pixel_step
+            values = plane.flat[start : start + classes]
+            top, first = np.int32(-0x7FFFFFFF), np.int32(classes)
+            for c in range(classes):
+                x = widen(values[c], brain) + ZERO  # -0 becomes 0
+                x = x if x == x else INFINITY
+                code = bits_of(x)
+                rank[c] = code ^ ((code >> 31) & np.int32(0x7FFFFFFF))  # larger where x is
+                top = max(top, rank[c])
+            for c in range(classes):
+                first = min(first, np.int32(c) if rank[c] == top else np.int32(classes))
+            labels[place + at] = first
 
 
 @compiled
