@@ -77,10 +77,10 @@ def contenders(classes: int, device: str) -> dict[str, Contender]:
 
 
 def agree(matrix: Tensor, other: Any) -> bool:  # noqa: ANN401
-    """A loop over classes knows the diagonal and the sums only."""
+    """Whether it is the matrix, or its diagonal and sums, which is all that a loop over classes knows."""
     matrix, found = matrix.cpu().numpy(), np.asarray(torch.as_tensor(other).cpu())
     sums = np.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)], 1)
-    return np.array_equal(found, matrix if found.shape == matrix.shape and found.shape[1] != 3 else sums)
+    return np.array_equal(found, matrix) or np.array_equal(found, sums)
 
 
 def in_turns(todo: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, list[float]]:
