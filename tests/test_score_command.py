@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from test_counts import eroded_boundary
 
 from segfocal.cli import main
 
@@ -228,25 +229,60 @@ def test_neither_torch_nor_lightning_is_imported(folders):
         assert done.stdout.splitlines()[-1] == f"False {code}", done.stderr
 
 
+def perturbed(target, rng):
+    """Moved by some pixels, without details of two pixels, and with a class taken for another in some images."""
+    moved = np.roll(target, rng.integers(0, 6, 2), (0, 1))
+    prediction = cv2.medianBlur(np.where(moved == 11, 3, moved), 5)
+    prediction[prediction == 9] = rng.choice([5, 9])
+    return prediction
+
+
+def camvid(step):
+    """Each `step`th target of CamVid's test split and a perturbed copy, in the folders pred and true."""
+    rng, pairs = np.random.default_rng(0), []
+    for path in sorted((CAMVID / "testannot").glob("*.png"))[::step]:
+        target = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        pairs.append((perturbed(target, rng), target))
+        for folder, labels in zip(("pred", "true"), pairs[-1], strict=True):
+            Path(folder).mkdir(exist_ok=True)
+            cv2.imwrite(f"{folder}/{path.name}", labels)
+    return tuple(np.stack(each) for each in zip(*pairs, strict=True))
+
+
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not here")
 def test_camvid_against_perturbed_copies_equals_numpy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("pred").mkdir()
-    rng = np.random.default_rng(0)
-    predictions, targets = [], []
-    for path in sorted((CAMVID / "testannot").glob("*.png")):
-        target = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        moved = np.roll(target, rng.integers(0, 6, 2), (0, 1))
-        prediction = cv2.medianBlur(np.where(moved == 11, 3, moved), 5)
-        prediction[prediction == 9] = rng.choice([5, 9])
-        cv2.imwrite(f"pred/{path.name}", prediction)
-        predictions.append(prediction)
-        targets.append(target)
-    assert (
-        main(
-            ["score", "--pred", "pred", "--target", str(CAMVID / "testannot"), "--classes", NAMES, "--ignore_index=11"]
-        )
-        == 0
-    )
-    want = naive(np.stack(predictions), np.stack(targets), range(11), ignore=11)
-    assert [row["iou"] for row in metrics()["per_class"].values()] == pytest.approx(want, rel=1e-12)
+    predictions, targets = camvid(1)
+    assert score("--classes", NAMES, "--ignore_index", "11") == 0
+    found, valid = metrics(), targets != 11
+    for label, row in enumerate(found["per_class"].values()):
+        true, guess = (targets == label) & valid, (predictions == label) & valid
+        both, either = (true & guess).sum(), (true | guess).sum()
+        want = {
+            "iou": both / either,
+            "dice": 2 * both / (true.sum() + guess.sum()),
+            "precision": both / guess.sum(),
+            "recall": both / true.sum(),
+            "share": true.sum() / valid.sum(),
+            "support": true.sum(),
+        }
+        assert {name: row[name] for name in want} == pytest.approx(want, rel=1e-12)
+    rows = list(found["per_class"].values())
+    assert found["miou"] == pytest.approx(np.mean([row["iou"] for row in rows]), rel=1e-12)
+    weighted = sum(row["iou"] * row["share"] for row in rows)
+    assert found["frequency_weighted_iou"] == pytest.approx(weighted, rel=1e-12)
+    assert found["pixel_accuracy"] == pytest.approx((predictions == targets)[valid].mean(), rel=1e-12)
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not here")
+def test_boundary_iou_of_camvid_is_that_of_masks_eroded_class_by_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predictions, targets = camvid(20)
+    assert score("--classes", NAMES, "--ignore_index", "11") == 0
+    for label, row in enumerate(metrics()["per_class"].values()):
+        both = either = 0
+        for prediction, target in zip(predictions, targets, strict=True):
+            true, guess = (eroded_boundary((x == label).astype(np.uint8), 0.02) == 1 for x in (target, prediction))
+            both += (true & guess & (target != 11)).sum()
+            either += ((true | guess) & (target != 11)).sum()
+        assert row["boundary_iou"] == pytest.approx(both / either, rel=1e-9)
