@@ -112,6 +112,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: list[str]) -> int:
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it says of a broken file we say, with the file's name
     if command in LIGHT:
         own = import_module(f"segfocal.commands.{command}")
         if {"-h", "--help"} & set(options):

@@ -53,6 +53,8 @@ def test_config_runs(path, tmp_path, monkeypatch):
     assert main(["test", *shared, "--ckpt_path", "best"]) == 0
     metrics = json.loads((tmp_path / "runs/short/001-test/metrics.json").read_text())
     assert 0 <= metrics["miou"] <= 1
+    assert 0 <= metrics["calibration"]["ece"] <= 1
+    assert all(0 <= row["auroc"] <= 1 for row in metrics["per_class"].values() if row["auroc"] is not None)
     assert main(["predict", *shared, "--ckpt_path", "best"]) == 0
     assert list((tmp_path / "runs/short/002-predict/masks").rglob("*.png"))
 
