@@ -8,6 +8,7 @@ from scenes import scene
 
 import segfocal
 from segfocal import functional as sf
+from segfocal.pixels import confusion, labels_of, probability_counts
 
 pytestmark = pytest.mark.gpu
 LOSSES = [
@@ -114,3 +115,19 @@ def test_more_than_2_to_the_31_elements():
     assert grad[0, :, -1].tolist() == pytest.approx([p, -p], rel=1e-2)
     assert grad[0, :, -2].tolist() == [-0.5, 0.5]
     assert grad[0, :, 0].tolist() == [-0.5, 0.5]
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_evaluation_counts_the_same_pixels_as_on_the_cpu(activation):
+    logits, target = scene(2, 5, 70, 90, dtype=torch.float32)
+    mask = target.to(torch.uint8) if activation == "softmax" else (target[:, None].expand(-1, 5, -1, -1) == 1).byte()
+    results = []
+    for device in ("cpu", "cuda"):
+        x, true = logits.to(device), mask.to(device)
+        labels = labels_of(x, activation)
+        counts = probability_counts(x, labels, true, 255, activation)
+        results.append(
+            (labels, confusion(labels, true, 5, 255), counts.histogram.sum(1), counts.reliability[:, 0].sum())
+        )
+    for cpu, cuda in zip(*results, strict=True):
+        assert torch.equal(cpu, cuda.cpu())
