@@ -131,13 +131,18 @@ def _run(command: str, options: list[str]) -> int:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that a class_path may name a file of the current folder
 
+    if command == "predict":
+        from segfocal.commands.predict import with_words
+
+        options = with_words(options)
     if {"-h", "--help"} & set(options):
-        words = [word for word in options if word not in ("-h", "--help")]
-        print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]\n")
+        words = [word for word in options if word not in ("-h", "--help", "--probabilities")]
+        images = " [--probabilities] [IMAGES ...]" if command == "predict" else ""
+        print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]{images}\n")
         print(f"Every option, as YAML; on the command line such as --model.lr 0.01.\n\n{template(words)}")
         return 0
     if "--print_config" in options:
-        print(template([word for word in options if word != "--print_config"]), end="")
+        print(template([word for word in options if word not in ("--print_config", "--probabilities")]), end="")
         return 0
     match command:
         case "fit":
@@ -149,7 +154,7 @@ def _run(command: str, options: list[str]) -> int:
 
             evaluate(command, options)
         case "predict":
-            from segfocal.commands.evaluate import predict
+            from segfocal.commands.predict import predict
 
             predict(options)
         case "stats":

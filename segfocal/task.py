@@ -130,6 +130,7 @@ class SegmentationTask(LightningModule):
         self.scores: dict[str, Scores] = {}
         how = activation, ignore_index, threshold
         self._scorers = nn.ModuleDict({split: Scorer(self.class_names, *how) for split in ("val", "test")})
+        self.gives_probabilities = False  # whether `predict_step` does
         self._resumed: dict[str, Any] | None = None
         self._last: tuple[Tensor, int, Sequence[str]] | None = None
 
@@ -144,6 +145,11 @@ class SegmentationTask(LightningModule):
             # In place, which keeps the names of the weights. A graph per size of a batch: with one for all sizes their
             # order would decide which kernels run, and a resumed fit would differ in the last bits.
             self.net.compile(dynamic=False)
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether labels are 0 and 1 per class, (B, C, H, W)."""
+        return self.hparams["activation"] == "sigmoid" and len(self.class_names) > 1
 
     def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits (B, C, *size) of images (B, D, H, W), uint8 or float in 0..1; `size` defaults to (H, W).
@@ -212,10 +218,19 @@ class SegmentationTask(LightningModule):
         """Adds a batch to the confusion matrix of test, and returns the labels."""
         return self._evaluate("test", batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Labels at the size of the source images, which is the same within a batch."""
-        size = batch.get("size")
-        return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
+    @torch.no_grad()
+    def predict_probabilities(self, images: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """As `predict_labels`, and after the labels the probabilities (B, C, *size), float32."""
+        logits = self(images, size)
+        wide = logits.float()
+        probabilities = wide.softmax(1) if self.hparams["activation"] == "softmax" else wide.sigmoid()
+        return self._scorer("val").labels(logits), probabilities
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor | tuple[Tensor, Tensor]:
+        """Labels at the size of the source images, which is the same within a batch; and probabilities if wanted."""
+        size = None if "size" not in batch else (int(batch["size"][0][0]), int(batch["size"][0][1]))
+        predict = self.predict_probabilities if self.gives_probabilities else self.predict_labels
+        return predict(batch["image"], size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the random numbers' state of every process, and its gradients while they are being accumulated.
