@@ -112,6 +112,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: list[str]) -> int:
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it warns of tags and chunks that it need not know
     if command in LIGHT:
         own = import_module(f"segfocal.commands.{command}")
         if {"-h", "--help"} & set(options):
