@@ -98,9 +98,7 @@ class Predictor:
         """
         path = find_checkpoint(str(run), Path(), None, checkpoint)
         if (folder := run_of(path)) is None:
-            raise CheckpointError(
-                f"Expected `run` to hold config.yaml and checkpoints/, got {run}. Give such a folder."
-            )
+            raise CheckpointError(f"Expected `run` to hold config.yaml and checkpoints/, got {run}. Give the run.")
         saved = load_checkpoint(path)
         options = saved["hyper_parameters"]
         with _aside():
@@ -179,21 +177,28 @@ class Predictor:
 @contextmanager
 def _aside() -> Iterator[None]:
     """Leave the caller's random numbers, which the configuration seeds, as they are, and Lightning's advice unsaid."""
-    state, log = random_state(), logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    state, logs = random_state(), [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*GPU available but not used")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         set_random_state(state)
 
 
 def _precision(device: torch.device, name: Any) -> Precision:  # noqa: ANN401
     """Lightning's plugin for the trainer's option."""
-    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    off: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     return Trainer(accelerator=device.type, devices=1, precision=name, **off).precision_plugin
 
 
