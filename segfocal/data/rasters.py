@@ -66,10 +66,6 @@ class Rows:
             self._begin, self._end = top, until
         return self._held[top - self._begin : end - self._begin]
 
-    def thumbnail(self, size: tuple[int, int]) -> Array:
-        """All of it at a smaller size, (h, w, D), of the nearest pixels."""
-        return self._as_bands(np.moveaxis(self.source.read(out_shape=(self.source.count, *size)), 0, -1))
-
     def _read(self, top: int, end: int) -> Array:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
@@ -153,12 +149,6 @@ def georeference(path: Path, name: str) -> Georeference | None:
     with _opened(path, name) as source:
         found = Georeference(source.crs, source.transform, source.gcps)
         return found if found.crs is not None or not found.transform.is_identity or found.gcps[0] else None
-
-
-def read_small(path: Path, name: str, size: tuple[int, int]) -> Array:
-    """A TIFF's bands as they are stored, (h, w, D), at a smaller size: the nearest pixels."""
-    with _opened(path, name) as source:
-        return np.moveaxis(source.read(out_shape=(source.count, *size)), 0, -1)
 
 
 class PaletteTiff:

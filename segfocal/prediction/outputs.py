@@ -109,10 +109,6 @@ class Outputs:
                 files.append(stack.enter_context(PaletteTiff(part, size, colours, where)))
             yield files
 
-    def written_masks(self, name: str, *, planes: bool) -> list[Path]:
-        """The GeoTIFFs that `rows` has written."""
-        return self._masks(name, ".tif", planes)
-
     def _planes(
         self, name: str, kind: str, labels: Iterable[Any], *, planes: bool
     ) -> Iterator[tuple[Path, list[Colour], Any]]:

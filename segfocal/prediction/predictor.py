@@ -155,7 +155,7 @@ class Predictor:
         with open_rows(path, path.name, self.bands) as rows:
             shape = (len(self.class_names), *rows.size) if self.task.overlapping else rows.size
             mask = np.empty(shape, self._type)
-            for top, labels in rows_of_labels(self.task, self.precision, rows):
+            for top, labels in rows_of_labels(self.task, self.precision, rows, rows.size):
                 mask[..., top : top + labels.shape[-2], :] = labels
         return mask
 
