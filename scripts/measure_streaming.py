@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
+from affine import Affine
 from pytorch_lightning.plugins.precision import Precision
-from rasterio.transform import from_origin
 from rasterio.windows import Window
 from torch import nn
 
@@ -40,7 +40,7 @@ LAYOUTS = {
 def write(path: Path, side: int, layout: str) -> None:
     """A georeferenced RGB image whose rows are all different; 256 random rows, shifted, are fast to make."""
     noise = np.random.default_rng(0).integers(0, 256, (3, 256, 2 * side), dtype=np.uint8) // 16
-    where = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_000_000, 0.5, 0.5)}
+    where = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
     options = LAYOUTS[layout] | ({"blockysize": side} if layout.endswith("strip") else {}) | where
     shape = {"height": side, "width": side, "count": 3, "dtype": "uint8", "interleave": "pixel", "bigtiff": "if_safer"}
     with rasterio.open(path, "w", driver="GTiff", **shape, **options) as file:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from pytorch_lightning import Trainer
@@ -37,36 +38,41 @@ def predict(options: list[str]) -> None:
     task, data = configuration.model, configuration.datamodule
     checkpoint = restore(configuration)
     found = data.unlabelled() if isinstance(data, LabelledImages) else None
-    run, unfinished = _run(configuration, options, checkpoint, probabilities)
     names = [] if found is None else found.names
-    palette = getattr(data, "palette", [])
-    outputs = Outputs(run, task.class_names, palette, names, probabilities=probabilities)
-    writer = PredictionWriter(outputs)
-    trainer = configuration.build_trainer(run, [writer], logged=False)
-    before = 0
-    if found is None:
-        data.setup("predict")
-        trainer.predict(task, datamodule=data, return_predictions=False)
-    else:
-        before, left = _left(found, outputs, planes=task.overlapping)
-        if before:
-            print(f"{before} of {len(names)} images are there already")
-        assert isinstance(data, LabelledImages)
-        data.predict_on(left.samples, skip_broken=True)
-        if left.samples:
-            trainer.predict(task, datamodule=data, return_predictions=False)
-        if rank():
+    run, unfinished = _run(configuration, options, checkpoint, probabilities)
+    with nullcontext() if unfinished is None else closing(unfinished):
+        palette = getattr(data, "palette", [])
+        writer = PredictionWriter(Outputs(run, task.class_names, palette, names, probabilities=probabilities))
+        before = _predict(configuration, checkpoint, found, run, writer)
+        if unfinished is None:
             return
-        writer.faults |= found.faults
-        _predict_large(configuration, checkpoint, trainer, left.large, writer)
-    if rank():
-        return
-    assert unfinished is not None, "the first process has it"
-    _report(run, writer, before)
-    unfinished.finish()
+        _report(run, writer, before)
+        unfinished.finish()
     if writer.faults:
         where = f"{len(names)} images, of which the others are written; listed in {run / 'broken.txt'}"
         raise fault_report(list(writer.faults.values()), where)
+
+
+def _predict(
+    configuration: Configuration, checkpoint: Path, found: Unlabelled | None, run: Path, writer: PredictionWriter
+) -> int:
+    """Write what is not written yet, and return how many images were."""
+    task, data = configuration.model, configuration.datamodule
+    trainer = configuration.build_trainer(run, [writer], logged=False)
+    if found is None:
+        trainer.predict(task, datamodule=data, return_predictions=False)
+        return 0
+    assert isinstance(data, LabelledImages), "others have not been asked"
+    before, left = _left(found, writer.outputs, planes=task.overlapping)
+    if before:
+        print(f"{before} of {len(found.names)} images are there already", flush=True)
+    if left.samples:
+        data.predict_on(left.samples, skip_broken=True)
+        trainer.predict(task, datamodule=data, return_predictions=False)
+    writer.faults |= found.faults
+    if rank() == 0:
+        _predict_large(configuration, checkpoint, trainer, left.large, writer)
+    return before
 
 
 def with_words(options: Sequence[str]) -> list[str]:

@@ -79,15 +79,24 @@ class Rows:
         return self._as_bands(np.moveaxis(stored, 0, -1))
 
     def _as_bands(self, stored: Array) -> Array:
-        pixels = as_uint8(stored, self.bands.value_range)
         if self.bands.exact:
-            return pixels
+            return as_uint8(stored, self.bands.value_range)
+        pixels = _of_photo(stored)
         if self._colours is not None:
             pixels = self._colours[pixels[..., 0]]
         few = pixels.shape[2] < 3  # grey, and grey with alpha
         if self.bands.count == 3:
             return np.repeat(pixels[..., :1], 3, axis=2) if few else np.ascontiguousarray(pixels[..., :3])
         return pixels[..., :1] if few else np.asarray(cv2.cvtColor(pixels[..., :3], cv2.COLOR_RGB2GRAY))[..., None]
+
+
+def _of_photo(stored: Array) -> Array:
+    """8 bits of 16, as OpenCV does it where photos are read whole: of grey the upper ones, colours by libtiff."""
+    if stored.dtype == np.uint8:
+        return stored
+    if stored.shape[2] < 3:
+        return (stored >> 8).astype(np.uint8)
+    return ((stored.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 @contextmanager

@@ -55,7 +55,11 @@ def find_images(sources: Sequence[str | Path]) -> tuple[list[FileSample], list[s
     if not all(map(str, sources)) or not sources:
         return [], ["`images` must name existing images or folders, got nothing. Name some, or leave it out."]
     for source in (Path(source).expanduser() for source in sources):
-        found, more = _at(source)
+        try:
+            found, more = _at(source)
+        except OSError as error:  # a name too long, a folder that is not for us
+            reason = f"`images` must name what can be read ({error.strerror}). Correct the path."
+            found, more = [], [f"{str(source)[:80]}: {reason}"]
         samples += found
         faults += more
     samples = list({sample.image_path.absolute(): sample for sample in samples}.values())  # each once

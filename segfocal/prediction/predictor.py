@@ -26,6 +26,7 @@ from segfocal.data.datasets import resize_image
 from segfocal.data.images import Bands, read_image
 from segfocal.data.rasters import open_rows
 from segfocal.data.samples import FileSample
+from segfocal.data.tiffs import is_tiff
 from segfocal.data.unlabelled import look_at
 from segfocal.finding import Kind, find_checkpoint, run_of
 from segfocal.mistakes import import_path
@@ -149,6 +150,8 @@ class Predictor:
 
     def _large(self, path: Path) -> Array | None:
         """The mask of a file that is read by windows; None if it is not."""
+        if not is_tiff(path):
+            return None
         sample = FileSample(path.name, path, None, bands=self.bands)
         if not look_at([sample], by_windows=self.net_size is None).large:
             return None
@@ -170,7 +173,7 @@ class Predictor:
                 f"Expected `image` of uint8 (H, W, {self.bands.count}), got {pixels.dtype} {pixels.shape}. "
                 "Give the path of its file, which is read as `segfocal predict` does."
             )
-        resized = np.ascontiguousarray(resize_image(pixels, self.net_size).transpose(2, 0, 1))
+        resized = resize_image(pixels, self.net_size).transpose(2, 0, 1).copy()  # torch wants writable memory
         return torch.from_numpy(resized)[None].to(self.task.device), (pixels.shape[0], pixels.shape[1])
 
 

@@ -59,6 +59,10 @@ class Unfinished:
     def finish(self) -> None:
         """Nobody goes on with this run from now on."""
         (self.run / MARKER).unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Let others go on with it."""
         self._file.close()
 
 
