@@ -120,7 +120,7 @@ def test_broken_images_do_not_stop_the_rest_and_are_listed(predict, tmp_path):
     (tmp_path / "pixels.png").write_bytes(whole[: len(whole) // 2])
     code, out, err, run = predict(str(tmp_path))
     assert code == 3
-    assert "1 images" in out
+    assert "1 image:" in out
     assert "2 faults in 3 images, of which the others are written" in err
     listed = (run / "broken.txt").read_text()
     for said in (err, listed):

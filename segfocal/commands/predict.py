@@ -162,4 +162,7 @@ def _report(run: Path, writer: PredictionWriter, before: int) -> None:
         (run / "broken.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     more = f", probabilities in {run / 'probabilities'}" if writer.outputs.probabilities else ""
     count = before + writer.count
-    print(f"{count} images: masks in {run / 'masks'}, overlays in {run / 'overlays'}{more}", flush=True)
+    print(
+        f"{count} image{'' if count == 1 else 's'}: masks in {run / 'masks'}, overlays in {run / 'overlays'}{more}",
+        flush=True,
+    )
