@@ -162,7 +162,5 @@ def _report(run: Path, writer: PredictionWriter, before: int) -> None:
         (run / "broken.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     more = f", probabilities in {run / 'probabilities'}" if writer.outputs.probabilities else ""
     count = before + writer.count
-    print(
-        f"{count} image{'' if count == 1 else 's'}: masks in {run / 'masks'}, overlays in {run / 'overlays'}{more}",
-        flush=True,
-    )
+    images = f"{count} image{'' if count == 1 else 's'}"
+    print(f"{images}: masks in {run / 'masks'}, overlays in {run / 'overlays'}{more}", flush=True)
