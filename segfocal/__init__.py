@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from segfocal.losses import JaccardLoss as JaccardLoss
     from segfocal.losses import TverskyLoss as TverskyLoss
     from segfocal.models import smp_net as smp_net
+    from segfocal.predictor import Predictor as Predictor
     from segfocal.task import SegmentationTask as SegmentationTask
     from segfocal.training.overlays import SampleOverlays as SampleOverlays
 
@@ -43,6 +44,7 @@ _HOME = {
     "Scores": "segfocal.evaluation.scores",
     "SegmentationDataModule": "segfocal.data",
     "ShapesDataModule": "segfocal.data",
+    "Predictor": "segfocal.predictor",
     "SegmentationTask": "segfocal.task",
     "SampleOverlays": "segfocal.training.overlays",
 }

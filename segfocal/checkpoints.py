@@ -20,6 +20,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
+from segfocal.writing import written_whole
+
 _log = logging.getLogger(__name__)
 
 _END = b"PK\x05\x06"  # begins the last 22 bytes of an archive, of which the last two count the comment's bytes
@@ -36,19 +38,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: The disk is full or cannot be written to; `path` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("w+b") as file:
-            _save(checkpoint, file)
-            digest = _digest(file, file.seek(0, os.SEEK_END))
-            file.seek(-2, os.SEEK_END)
-            file.write(_SEAL.to_bytes(2, "little") + digest.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as part, part.open("w+b") as file:
+        _save(checkpoint, file)
+        digest = _digest(file, file.seek(0, os.SEEK_END))
+        file.seek(-2, os.SEEK_END)
+        file.write(_SEAL.to_bytes(2, "little") + digest.encode())
 
 
 def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
@@ -232,10 +226,8 @@ class BestCheckpoint(ModelCheckpoint):
             _log.warning("%s The best checkpoint is that of the epochs to come.", error)
             return False
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            shutil.copyfile(self.before, part)
-            part.replace(self.path)
+            with written_whole(self.path) as part:
+                shutil.copyfile(self.before, part)
         return True
 
 

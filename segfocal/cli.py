@@ -27,12 +27,17 @@ commands
   fit        train, then score the best checkpoint on the validation split; --find_lr suggests a learning rate instead
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test split
-  predict    write label masks and overlays
+  predict    write label masks and overlays of images: segfocal predict --ckpt_path RUN photos "more/*.jpg" list.txt
   score      score predicted masks, whoever made them, against true ones: --pred FOLDER --target FOLDER; needs no net
   compare    two scored runs: per class, what got better, and whether it may be chance
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
   stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N
+
+predict takes images, folders, patterns in quotes and .txt files that list images; without any, the test split. It
+writes palette PNGs of class indices at the image's size, GeoTIFFs of TIFFs that have a georeference, and with
+--probabilities an .npz per image: `probabilities` (classes, height, width), float16. TIFFs above 40 megapixels are read
+and written by windows. Broken images are told at the end, exit code 3. Ended before its end, the same command goes on.
 
 options of every command but score and compare, which have their own
   --config FILE        a YAML file, the same for every command; of several, later ones win
@@ -40,7 +45,7 @@ options of every command but score and compare, which have their own
   --name NAME          results go to RUNS/NAME/000, 001-test, ...; default: the YAML file's name
   --runs FOLDER        the folder of all runs; default: runs
   --data.OPTION        root, classes, batch_size, size, crop, augment, cache, images, ...
-  --model.OPTION       net, loss, activation, lr, schedule, freeze_encoder, ema_decay, compile, ...
+  --model.OPTION       net, loss, activation, lr, schedule, freeze_encoder, ema_decay, compile, inference.window, ...
   --trainer.OPTION     max_epochs, precision, devices, callbacks, ...: every option of Lightning's Trainer
   --print_config       print the configuration, complete and commented, and stop
   --help               after a command: every option, its meaning and its value
@@ -55,7 +60,7 @@ examples
   segfocal fit --config configs/quickstart.yaml
   segfocal fit --config configs/camvid_cpu.yaml --data.root camvid --model.loss.gamma 1
   segfocal test --ckpt_path runs/quickstart/000
-  segfocal predict --ckpt_path runs/camvid_cpu/000 --data.images photos
+  segfocal predict --ckpt_path runs/camvid_cpu/000 photos --model.inference.flips "[left_right]"
   segfocal fit --print_config > my.yaml
   segfocal check --data.root my_data
   segfocal stats --config configs/quickstart.yaml
@@ -132,13 +137,18 @@ def _run(command: str, options: list[str]) -> int:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that a class_path may name a file of the current folder
 
+    if command == "predict":
+        from segfocal.commands.predict import with_words
+
+        options = with_words(options)
     if {"-h", "--help"} & set(options):
-        words = [word for word in options if word not in ("-h", "--help")]
-        print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]\n")
+        words = [word for word in options if word not in ("-h", "--help", "--probabilities")]
+        images = " [--probabilities] [IMAGES ...]" if command == "predict" else ""
+        print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]{images}\n")
         print(f"Every option, as YAML; on the command line such as --model.lr 0.01.\n\n{template(words)}")
         return 0
     if "--print_config" in options:
-        print(template([word for word in options if word != "--print_config"]), end="")
+        print(template([word for word in options if word not in ("--print_config", "--probabilities")]), end="")
         return 0
     match command:
         case "fit":
@@ -150,7 +160,7 @@ def _run(command: str, options: list[str]) -> int:
 
             evaluate(command, options)
         case "predict":
-            from segfocal.commands.evaluate import predict
+            from segfocal.commands.predict import predict
 
             predict(options)
         case "stats":

@@ -120,16 +120,21 @@ class Configuration(LightningCLI):
         if self._build == "all":
             self.build_task()
 
-    def build_task(self) -> None:
-        """Build net, loss and task, with what the data says about classes and ignored pixels, as `model`."""
-        names, ignore_index = (getattr(self.datamodule, name, None) for name in ("class_names", "ignore_index"))
+    def build_task(self, data: object | None = None) -> None:
+        """Build net, loss and task as `model`.
+
+        Args:
+            data: What says which classes, ignored pixels and bands there are; None: the data module.
+        """
+        data = self.datamodule if data is None else data
+        names, ignore_index = (getattr(data, name, None) for name in ("class_names", "ignore_index"))
         if names is None or ignore_index is None:
-            kind = type(self.datamodule).__name__
+            kind = type(data).__name__
             raise ConfigError(f"{kind} lacks class_names or ignore_index. Give your data module both as attributes.")
-        if getattr(self.datamodule, "multilabel", False) and self.config.model.activation != "sigmoid":
+        if getattr(data, "multilabel", False) and self.config.model.activation != "sigmoid":
             raise ConfigError("The masks are one per class, and classes may overlap. Set model.activation: sigmoid.")
         self._settle_alpha(list(names))
-        count, bands = len(names), getattr(self.datamodule, "in_channels", None)
+        count, bands = len(names), getattr(data, "in_channels", None)
         if bands is not None:
             _settle_normalisation(self.config.model, bands)
         model = self.config.model.clone()

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segfocal.evaluation.probabilities import Probabilities
 from segfocal.evaluation.scores import Scores
-from segfocal.inference import normalise, predict_all_logits, predict_logits
+from segfocal.inference import Inference, infer, normalise, predict_all_logits, predict_logits, slide
 from segfocal.pixels import Activation
 from segfocal.processes import in_pieces, of_all
 from segfocal.training.averaging import MovingAverage
@@ -27,6 +27,8 @@ from segfocal.training.shares import loss_of_classes
 
 Batch = Mapping[str, Any]
 Outputs = TypeVar("Outputs")
+WHOLE = Inference()  # images as they are
+ROWS = 64  # whose labels are computed at once where an image is too large: of sigmoid, these take several tensors
 
 
 class NonFiniteLossError(RuntimeError):
@@ -76,6 +78,7 @@ class SegmentationTask(LightningModule):
         threshold: Probability from which a class counts as predicted (sigmoid only).
         size_divisor: Images are padded to a multiple of this before the net, and the logits cropped.
         channels_last: Run the net in the channels_last memory format, which is faster for most convolutions.
+        inference: How validate, test and predict run the net on an image: by windows, averaged over flips and scales.
 
     Raises:
         ValueError: An option outside its range, or a loss whose activation or ignore_index is another one.
@@ -114,10 +117,14 @@ class SegmentationTask(LightningModule):
         threshold: float = 0.5,
         size_divisor: int = 32,
         channels_last: bool = True,
+        inference: Inference = WHOLE,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _OPTIONS}
         super().__init__()
         options = {name: list(value) if name in _LISTS else value for name, value in given.items()}
+        # As it was saved, if the task is made of a checkpoint's hyper-parameters.
+        self.inference = Inference(**inference) if isinstance(inference, Mapping) else inference
+        options["inference"] = self.inference.plain()
         check_options(net, loss, options)
         self.save_hyperparameters(options)
         self.loss = loss
@@ -127,6 +134,7 @@ class SegmentationTask(LightningModule):
         self.probabilities: dict[str, Probabilities] = {}
         how = activation, ignore_index, threshold
         self._scorers = nn.ModuleDict({split: Scorer(self.class_names, *how) for split in ("val", "test")})
+        self.gives_probabilities = False  # whether `predict_step` does
         self._resumed: dict[str, Any] | None = None
         self._last: tuple[Tensor, int, Sequence[str]] | None = None
 
@@ -142,11 +150,19 @@ class SegmentationTask(LightningModule):
             # order would decide which kernels run, and a resumed fit would differ in the last bits.
             self.net.compile(dynamic=False)
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether labels are 0 and 1 per class, (B, C, H, W)."""
+        return self.hparams["activation"] == "sigmoid" and len(self.class_names) > 1
+
     def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Logits (B, C, *size) of images (B, D, H, W), uint8 or float in 0..1; `size` defaults to (H, W)."""
-        logits = self._run_net(predict_logits, images, size)
-        self._check_channels(logits)
-        return logits
+        """Logits (B, C, *size) of images (B, D, H, W), uint8 or float in 0..1; `size` defaults to (H, W).
+
+        By whole images or by windows, as `inference` says.
+        """
+        inputs, activation = self._inputs(images), self.hparams["activation"]
+        size = None if size is None else (size[0], size[1])  # which may be a torch.Size
+        return infer(self._logits, inputs, self.inference, size, activation=activation)
 
     @torch.no_grad()
     def predict_labels(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -156,6 +172,28 @@ class SegmentationTask(LightningModule):
         """
         return self._scorer("val").labels(self(images, size))
 
+    @torch.no_grad()
+    def predict_rows(
+        self, read: Callable[[int, int], Tensor], size: tuple[int, int], how: Inference
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Labels of an image that is too large to be in memory, by windows, from the top to the bottom.
+
+        Args:
+            read: Gives the rows from `top` up to `end` as images (1, D, end - top, W), uint8 or float in 0..1. Neither
+                falls from one call to the next.
+            size: (H, W) of the image.
+            how: The options of inference; there must be a window.
+
+        Yields:
+            The first row, and the labels of the rows from there on, (rows, W) or (C, rows, W), without gaps.
+        """
+        activation, scorer = self.hparams["activation"], self._scorer("val")
+        for top, logits in slide(
+            self._logits, lambda *rows: self._inputs(read(*rows)), size, how, activation=activation
+        ):
+            for first in range(0, logits.shape[-2], ROWS):
+                yield top + first, scorer.labels(logits[..., first : first + ROWS, :])[0]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, with that of auxiliary outputs, logged as train/loss.
 
@@ -163,7 +201,8 @@ class SegmentationTask(LightningModule):
             NonFiniteLossError: The loss is NaN or infinite. On a GPU one step later, so that nobody waits for it.
         """
         self._check_finite()
-        logits, *auxiliary = self._run_net(predict_all_logits, batch["image"], batch["mask"].shape[-2:])
+        size = batch["mask"].shape[-2:]
+        logits, *auxiliary = self._run_net(predict_all_logits, self._inputs(batch["image"]), size)
         self._check_channels(logits)
         loss = self._loss(logits, batch["mask"])
         for further in auxiliary:
@@ -171,8 +210,8 @@ class SegmentationTask(LightningModule):
         self._last = (loss.detach(), self.global_step, batch.get("name", []))
         if loss.device.type == "cpu":
             self._check_finite()
-        size = len(batch["image"])
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size, sync_dist=True)
+        count = len(batch["image"])
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=count, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -183,10 +222,19 @@ class SegmentationTask(LightningModule):
         """Adds a batch to the confusion matrix of test, and returns the labels."""
         return self._evaluate("test", batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Labels at the size of the source images, which is the same within a batch."""
-        size = batch.get("size")
-        return self.predict_labels(batch["image"], None if size is None else (int(size[0][0]), int(size[0][1])))
+    @torch.no_grad()
+    def predict_probabilities(self, images: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """As `predict_labels`, and after the labels the probabilities (B, C, *size), float32."""
+        logits = self(images, size)
+        wide = logits.float()
+        probabilities = wide.softmax(1) if self.hparams["activation"] == "softmax" else wide.sigmoid()
+        return self._scorer("val").labels(logits), probabilities
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor | tuple[Tensor, Tensor]:
+        """Labels at the size of the source images, which is the same within a batch; and probabilities if wanted."""
+        size = None if "size" not in batch else (int(batch["size"][0][0]), int(batch["size"][0][1]))
+        predict = self.predict_probabilities if self.gives_probabilities else self.predict_labels
+        return predict(batch["image"], size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the random numbers' state of every process, and its gradients while they are being accumulated.
@@ -289,8 +337,16 @@ class SegmentationTask(LightningModule):
             if not bool(loss.isfinite()):
                 raise NonFiniteLossError(loss.item(), step, names)
 
-    def _run_net(self, predict: Callable[..., Outputs], images: Tensor, size: Sequence[int] | None) -> Outputs:
-        inputs = normalise(images, self._mean, self._std)
+    def _inputs(self, images: Tensor) -> Tensor:
+        """What the net sees of images: normalised, on the task's device."""
+        return normalise(images.to(self.device), self._mean, self._std)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        logits = self._run_net(predict_logits, inputs, None)
+        self._check_channels(logits)
+        return logits
+
+    def _run_net(self, predict: Callable[..., Outputs], inputs: Tensor, size: Sequence[int] | None) -> Outputs:
         if self.hparams["channels_last"]:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return call_net(predict, self.net, inputs, size, self.hparams["size_divisor"])

@@ -8,7 +8,7 @@ import pytest
 import segfocal
 
 PACKAGE = Path(segfocal.__file__).parent
-# File or folder -> what it may import of segfocal. cli, commands and configuration may import everything.
+# File or folder -> what it may import of segfocal. cli, commands, configuration and predictor may import everything.
 ALLOWED = {
     "kernels": {"segfocal.kernels"},
     "options": set(),
@@ -18,10 +18,15 @@ ALLOWED = {
     "evaluation": {"segfocal.evaluation"},
     "data": {"segfocal.data"},
     "models": set(),
-    "inference": set(),
-    "checkpoints": set(),
+    "inference": {"segfocal.inference"},
+    "checkpoints": {"segfocal.writing"},
+    "prediction": {
+        f"segfocal.{part}"
+        for part in ("data", "evaluation", "inference", "prediction", "processes", "runs", "task", "writing")
+    },
     "processes": set(),
     "runs": set(),
+    "writing": set(),
     "finding": {"segfocal.checkpoints", "segfocal.runs"},
     "pixels": {"segfocal.kernels.compiled"},
     "training": {"segfocal.evaluation", "segfocal.pixels", "segfocal.processes", "segfocal.training"},
@@ -65,6 +70,6 @@ def test_albumentations_has_one_importer():
 
 
 def test_every_part_is_under_the_rule():
-    free = {"__init__", "__main__", "cli", "commands", "configuration", "mistakes", "progress"}
+    free = {"__init__", "__main__", "cli", "commands", "configuration", "mistakes", "predictor", "progress"}
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert parts == {*ALLOWED} | free

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segfocal.inference import normalise, predict_all_logits, predict_logits
+from segfocal.inference import Inference, normalise, predict_all_logits, predict_logits
 
 
 @pytest.mark.parametrize("size", [(64, 96), (45, 60), (1, 1), (360, 480)])
@@ -63,3 +63,29 @@ def test_uint8_and_float_images_are_normalised_alike():
     mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
     torch.testing.assert_close(normalise(images, mean, std), (images / 255 - mean) / std)
     torch.testing.assert_close(normalise(images / 255, mean, std), (images / 255 - mean) / std)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": (512,)}, r"`inference.window` to be \(H, W\), .* got \(512,\)"),
+        ({"window": (0, 5)}, "`inference.window`"),
+        ({"overlap": 1.0}, r"`inference.overlap` in \[0, 1\), got 1.0"),
+        ({"overlap": float("nan")}, "`inference.overlap`"),
+        ({"blend": "cubic"}, "`inference.blend` to be one of gaussian, linear, got 'cubic'"),
+        ({"windows_at_once": 0}, "`inference.windows_at_once`"),
+        ({"flips": ["up"]}, "`inference.flips`"),
+        ({"flips": ["up_down", "up_down"]}, "`inference.flips`"),
+        ({"scales": [0]}, "`inference.scales`"),
+        ({"scales": ["a"]}, "`inference.scales`"),
+    ],
+)
+def test_options_of_inference_outside_their_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Inference(**options)
+
+
+def test_options_of_inference_are_the_same_from_plain_data():
+    how = Inference((32, 48), 0.5, "linear", 2, ["up_down"], [0.5])
+    assert Inference(**how.plain()).plain() == how.plain()
+    assert how.plain()["window"] == [32, 48]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from segfocal.data.layouts import Source
 from segfocal.data.listing import samples_from_file
-from segfocal.data.pairing import find_images
+from segfocal.data.unlabelled import find_images
 
 WHITE = Image.fromarray(np.zeros((4, 6), np.uint8))
 

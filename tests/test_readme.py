@@ -1,6 +1,7 @@
 """What the README says runs, as it stands there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +37,28 @@ def test_the_evaluation_prints_a_table(capsys):
 
 
 def test_every_python_block_is_covered():
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
 
 
-def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch):
-    commands = [line.split() for block in blocks("bash") for line in block.splitlines() if line.startswith("segfocal")]
-    assert [command[1] for command in commands] == ["fit", "test", "predict", "score", "score", "compare"]
+def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    commands = [
+        shlex.split(line) for block in blocks("bash") for line in block.splitlines() if line.startswith("segfocal")
+    ]
+    assert [command[1] for command in commands] == ["fit", "test", "predict", "predict", "score", "score", "compare"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     rng = np.random.default_rng(0)
     for path in (tmp_path / folder / f"{i}.png" for folder in ("predicted", "truth", "new") for i in range(3)):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 3, (20, 30), dtype=np.uint8)).save(path)
+    for path in (tmp_path / name for name in ("photos/a.jpg", "more/b.jpg")):
+        path.parent.mkdir()
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
     for command in commands:
         assert main([*command[1:], *(SHORT if command[1] in ("fit", "test", "predict") else [])]) == 0
+    assert len(list((tmp_path / "runs/gamma1/003-predict/masks").iterdir())) == 2
+    exec(next(block for block in blocks("python") if "Predictor" in block), {})
+    assert "(20, 30)" in capsys.readouterr().out
 
 
 def test_the_yaml_trains_on_the_folder_layout_it_describes(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from segfocal import FocalDiceLoss, FocalLoss, SegmentationTask
+from segfocal.inference import Inference
 from segfocal.task import NonFiniteLossError
 
 NAMES = ["road", "car", "pole"]
@@ -319,3 +320,54 @@ def test_a_missing_compiler_is_named(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"`compile` to find .* a C\+\+ compiler.* set model.compile to false"):
         task(batch_of()["image"])
+
+
+def test_validation_and_prediction_see_the_image_by_windows():
+    sizes = []
+    net = nn.Conv2d(3, 3, 1)
+    net.register_forward_hook(lambda module, inputs, outputs: sizes.append(tuple(inputs[0].shape)))
+    how = Inference((16, 20), 0.5, windows_at_once=2, flips=["left_right"])
+    task = SegmentationTask(net, FocalDiceLoss(), NAMES, inference=how, size_divisor=4)
+    whole = SegmentationTask(net, FocalDiceLoss(), NAMES)
+    batch = batch_of(size=2)
+    labels = quiet_trainer().predict(task, loader([batch]))[0]
+    assert set(sizes) == {(4, 3, 16, 20), (2, 3, 16, 20)}, "two windows of each image at once, and the odd one"
+    assert torch.equal(labels, whole.predict_labels(batch["image"])), "the net looks at single pixels"
+    for each in (task, whole):
+        quiet_trainer().validate(each, loader([batch]), verbose=False)
+    assert (task.scores["val"].matrix == whole.scores["val"].matrix).all()
+    sizes.clear()
+    quiet_trainer(max_epochs=1).fit(task, loader([batch]))
+    assert sizes == [(2, 3, 32, 32)], "training sees the image as it is"
+
+
+def test_inference_is_saved_as_plain_data_and_read_again(tmp_path):
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), FocalDiceLoss(), NAMES, inference=Inference((16, 20), scales=(0.5,)))
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(task, loader([batch_of()]))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["inference"]
+    assert saved["window"] == [16, 20]
+    again = SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt", net=nn.Conv2d(3, 3, 1), loss=FocalDiceLoss())
+    assert again.inference.plain() == task.inference.plain()
+
+
+def test_a_checkpoint_without_inference_means_whole_images(tmp_path):
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), FocalDiceLoss(), NAMES)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(task, loader([batch_of()]))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    old = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del old["hyper_parameters"]["inference"]
+    torch.save(old, tmp_path / "old.ckpt")
+    again = SegmentationTask.load_from_checkpoint(tmp_path / "old.ckpt", net=nn.Conv2d(3, 3, 1), loss=FocalDiceLoss())
+    assert again.inference.window is None
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_rows_are_labelled_as_the_whole_image(activation):
+    task = SegmentationTask(nn.Conv2d(3, 3, 1), FocalDiceLoss(activation), NAMES, activation=activation)
+    image = torch.randint(0, 256, (1, 3, 150, 40), dtype=torch.uint8)
+    parts = list(task.predict_rows(lambda top, end: image[:, :, top:end], (150, 40), Inference((100, 24))))
+    assert [top for top, _ in parts] == [0, 50, 114], "64 rows at once, of each row of windows"
+    assert torch.equal(torch.cat([labels for _, labels in parts], -2), task.predict_labels(image)[0])

@@ -17,7 +17,6 @@ from segfocal.data.images import Bands
 from segfocal.data.labels import Labels, MaskForm
 from segfocal.data.layouts import SPLITS, Layout, Source, Split
 from segfocal.data.loading import LabelledImages, check_size
-from segfocal.data.pairing import find_images
 from segfocal.data.samples import FileSample
 from segfocal.data.sampling import Crop, RareImages, check_shares, class_probabilities
 from segfocal.data.transforms import AlbumentationsAugment, Entry
@@ -78,7 +77,8 @@ class SegmentationDataModule(LabelledImages):
         num_workers: Worker processes that read the data; None: one per core, at most 4.
         cache: Keep the decoded images and masks of train and val in memory, which the workers share: 4 bytes per pixel,
             in each process of DDP. The batches are the same.
-        images: Folder, image, or list of them to predict on; None: the images of the test split.
+        images: What to predict on: an image, a folder, a pattern such as photos/*.jpg, a .txt file with a path in each
+            line, or a list of these; None: the images of the test split.
         verify: Decode every mask before the first step. False checks file names and headers only.
 
     Raises:
@@ -125,16 +125,17 @@ class SegmentationDataModule(LabelledImages):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
+            images=images,
         )
+        self.bands = bands
         self.labels = Labels(len(known.names), ignore_index, known.values, known.colours, known.unlisted, masks)
         self.source = replace(source, class_folders=tuple(known.names) if masks == "per_class" else ())
-        self.size = None if size is None else check_size(size, 1)
+        self.size = self.net_size = None if size is None else check_size(size, 1)
         self.crop = None if crop is None else check_size(crop, 1, "crop")
         check_shares(self.crop, rare_crops, rare_images)
         self.rare_crops, self.rare_images = rare_crops, rare_images
         self.augment = AlbumentationsAugment(augment, ignore_index) if augment else None
         self.cache = cache
-        self.images = images
         self.verify = verify
 
     @property
@@ -154,7 +155,7 @@ class SegmentationDataModule(LabelledImages):
             DataError: With all faults found in them.
         """
         if stage == "predict":
-            self._set_up_prediction()
+            self.set_up_prediction()
         elif wanted := [split for split in _STAGES[stage] if split not in self.datasets]:
             self._set_up_splits(wanted)
 
@@ -199,17 +200,9 @@ class SegmentationDataModule(LabelledImages):
                 decoded=Cache(samples, self.labels) if split in kept else None,
             )
 
-    def _set_up_prediction(self) -> None:
-        if self.images is None:
-            found, faults = self.source.samples("test", masks=False)
-        else:
-            listed, faults = find_images(self.images if isinstance(self.images, list) else [self.images])
-            found = [replace(sample, bands=self.source.bands) for sample in listed]
-        samples, more, _ = check_samples(found, self.labels, "headers")
-        if faults + more:
-            where = self.root if self.images is None else "`images`"
-            raise fault_report(faults + more, str(where))
-        self.datasets["predict"] = SegmentationDataset(samples, self.labels, size=self.size, with_masks=False)
+    def test_images(self) -> tuple[list[FileSample], list[str]]:
+        """The images of the test split, and the faults."""
+        return self.source.samples("test", masks=False)
 
     def _crop(self, counts: Array | None) -> Crop | None:
         if self.crop is None:

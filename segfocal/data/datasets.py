@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from segfocal.data.files import DataError
 from segfocal.data.labels import Labels
-from segfocal.data.samples import Decoded, Sample
+from segfocal.data.samples import Decoded, FileSample, Sample
 from segfocal.data.sampling import RareImages
 from segfocal.data.transforms import Augment
 
@@ -43,6 +43,8 @@ class SegmentationDataset(Dataset[Batch]):
         augment: Called likewise, before they are resized.
         rare: Which images an epoch shows more often; None shows each once.
         with_masks: False for prediction: items then hold "size" and "path" instead of "mask".
+        skip_broken: For prediction: of an image that cannot be read give zeros, and what is wrong with it as "fault",
+            which is "" for the others.
         decoded: What to read in place of `samples`, in the same order: a `Cache` of them; None reads `samples`.
     """
 
@@ -57,6 +59,7 @@ class SegmentationDataset(Dataset[Batch]):
         augment: Augment | None = None,
         rare: RareImages | None = None,
         with_masks: bool = True,
+        skip_broken: bool = False,
         decoded: Decoded | None = None,
     ) -> None:
         self.samples = samples
@@ -68,6 +71,7 @@ class SegmentationDataset(Dataset[Batch]):
         self.augment = augment
         self.rare = rare
         self.with_masks = with_masks
+        self.skip_broken = skip_broken
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,10 +86,9 @@ class SegmentationDataset(Dataset[Batch]):
 
     def _item(self, index: int, seed: int) -> Batch:
         sample = self.decoded[index]
-        image = sample.image()
         if not self.with_masks:
-            image = resize_image(image, self.size)
-            return {"image": _to_tensor(image), "name": sample.name, "size": sample.size, "path": sample.path}
+            return self._unlabelled(sample)
+        image = sample.image()
         mask = sample.mask(self.labels)
         if self.train:
             if self.crop is not None:
@@ -97,6 +100,17 @@ class SegmentationDataset(Dataset[Batch]):
         # PyTorch has no arithmetic for uint16.
         mask = np.ascontiguousarray(mask, np.uint8 if self.labels.dtype is np.uint8 else np.int32)
         return {"image": _to_tensor(image), "mask": torch.from_numpy(mask), "name": sample.name}
+
+    def _unlabelled(self, sample: Sample) -> Batch:
+        fault = ""
+        try:
+            image = sample.image()
+        except DataError as error:
+            if not self.skip_broken or not isinstance(sample, FileSample):
+                raise
+            image, fault = np.zeros((*sample.size, sample.bands.count), np.uint8), str(error)
+        item = {"image": _to_tensor(resize_image(image, self.size)), "name": sample.name, "size": sample.size}
+        return item | {"path": sample.path} | ({"fault": fault} if self.skip_broken else {})
 
     @staticmethod
     def _augmented(augment: Augment, name: str, image: Array, mask: Array, seed: int) -> tuple[Array, Array]:

@@ -62,13 +62,13 @@ def read_size(path: Path, name: str, bands: Bands = RGB) -> tuple[int, int]:
     """
     if path.suffix.lower() == ".npy":
         array = _bands_last(open_array(path, name), name, bands.count)
-        _check_type(array.dtype, name, bands)
+        check_type(array.dtype, name, bands)
         return array.shape[0], array.shape[1]
     if is_tiff(path):
         header = tiff_header(path, name)
-        _check_type(header.dtype, name, bands)
+        check_type(header.dtype, name, bands)
         if bands.exact and header.bands != bands.count:
-            raise _other_bands(name, header.bands, bands.count)
+            raise other_bands(name, header.bands, bands.count)
         size = header.height, header.width
         return size[::-1] if header.turned and not bands.exact else size
     with open_header(path, name) as opened:
@@ -77,7 +77,7 @@ def read_size(path: Path, name: str, bands: Bands = RGB) -> tuple[int, int]:
         # What OpenCV decodes a palette, transparency, and grey with transparency to.
         stored = {"P": 3, "LA": 4}.get(opened.mode, len(opened.getbands())) + ("transparency" in opened.info)
         if stored != bands.count:
-            raise _other_bands(name, stored, bands.count)
+            raise other_bands(name, stored, bands.count)
         return opened.height, opened.width
 
 
@@ -94,11 +94,11 @@ def read_image(path: Path, name: str, bands: Bands = RGB) -> Array:
     """
     if bands.exact or path.suffix.lower() == ".npy":
         stored = read_bands(path, name, bands.count)
-        _check_type(stored.dtype, name, bands)
-        return _as_uint8(stored, bands.value_range)
+        check_type(stored.dtype, name, bands)
+        return as_uint8(stored, bands.value_range)
     if is_tiff(path):
         header = tiff_header(path, name)
-        _check_type(header.dtype, name, bands)
+        check_type(header.dtype, name, bands)
         if header.compressed:
             read_tiff(path, name)  # OpenCV, which knows how to show colours, overlooks damage
     data = read_bytes(path, name)
@@ -116,7 +116,7 @@ def read_bands(path: Path, name: str, count: int) -> Array:
     if is_tiff(path):
         image = read_tiff(path, name)
         if image.shape[2] != count:
-            raise _other_bands(name, image.shape[2], count)
+            raise other_bands(name, image.shape[2], count)
         return image
     data = read_bytes(path, name)
     return _stored(data, open_header(io.BytesIO(data), name), name, count)
@@ -152,7 +152,7 @@ def _stored(data: bytes, header: Image.Image, name: str, count: int) -> Array:
         raise _corrupt(name)
     image = image.reshape(*image.shape[:2], -1)
     if image.shape[2] != count:
-        raise _other_bands(name, image.shape[2], count)
+        raise other_bands(name, image.shape[2], count)
     return image if count < 3 else image[..., [2, 1, 0, *range(3, count)]]
 
 
@@ -168,7 +168,7 @@ def _bands_last(array: Array, name: str, count: int) -> Array:
     raise DataError(f"{name}: an array must be (H, W, {count}) or ({count}, H, W), got {shape}. See `in_channels`.")
 
 
-def _as_uint8(image: Array, value_range: tuple[float, float] | None) -> Array:
+def as_uint8(image: Array, value_range: tuple[float, float] | None) -> Array:
     """Scale to 0..255; NaN, which marks missing values, becomes 0."""
     if value_range is not None:
         low, high = value_range
@@ -180,7 +180,7 @@ def _as_uint8(image: Array, value_range: tuple[float, float] | None) -> Array:
     return np.where(image, np.uint8(255), np.uint8(0)) if image.dtype == np.bool_ else np.ascontiguousarray(image)
 
 
-def _check_type(dtype: np.dtype[Any], name: str, bands: Bands) -> None:
+def check_type(dtype: np.dtype[Any], name: str, bands: Bands) -> None:
     """Refuse values whose black and white nobody knows; the 16 bits of photos fill their range, others' seldom do."""
     known = (np.uint8, np.bool_) if bands.exact else (np.uint8, np.bool_, np.uint16)
     if bands.value_range is None and dtype not in known:
@@ -205,7 +205,8 @@ def _corrupt(name: str) -> DataError:
     return DataError(f"{name}: is truncated or corrupt. Replace it or take it out of the split.")
 
 
-def _other_bands(name: str, stored: int, count: int) -> DataError:
+def other_bands(name: str, stored: int, count: int) -> DataError:
+    """The error of a file with another number of bands."""
     return DataError(
         f"{name}: has {stored} bands, expected {count}. Correct `in_channels` (an image) or `classes` (a mask)."
     )

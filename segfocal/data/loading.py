@@ -4,6 +4,8 @@ Shapes: B images, C classes, H x W pixels of the image the net sees, H0 x W0 pix
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +15,14 @@ from torch.utils.data import DataLoader, SequentialSampler, default_collate
 
 from segfocal.data.classes import check_names
 from segfocal.data.datasets import Batch, SegmentationDataset
-from segfocal.data.files import DataError
+from segfocal.data.files import DataError, fault_report
+from segfocal.data.images import RGB, Bands
 from segfocal.data.labels import Labels
 from segfocal.data.palettes import default_palette
 from segfocal.data.parallel import default_workers
 from segfocal.data.samplers import EqualSizeBatches, SeededSampler, WithFillers
+from segfocal.data.samples import Sample
+from segfocal.data.unlabelled import Unlabelled, find_images, look_at
 from segfocal.data.workers import PATIENCE, Desk, Loader
 
 
@@ -31,7 +36,11 @@ class LabelledImages(LightningDataModule):
         batch_size: Images per training batch.
         eval_batch_size: Images per batch elsewhere; None means `batch_size`.
         num_workers: Worker processes; None means one per core, at most 4.
+        images: What to predict on: see `find_images`; None means the images of the test split.
     """
+
+    bands: Bands = RGB  # how images are read
+    net_size: tuple[int, int] | None = None  # to which images are resized for the net
 
     def __init__(
         self,
@@ -42,6 +51,7 @@ class LabelledImages(LightningDataModule):
         batch_size: int,
         eval_batch_size: int | None,
         num_workers: int | None,
+        images: Sequence[str] | str | Path | None,
     ) -> None:
         super().__init__()
         check_at_least("batch_size", batch_size, 1)
@@ -60,6 +70,7 @@ class LabelledImages(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
+        self.images = images
         self.datasets: dict[str, SegmentationDataset] = {}
         self._epoch, self._batches = 0, 0
         self._sampler: SeededSampler | None = None
@@ -89,6 +100,46 @@ class LabelledImages(LightningDataModule):
     def palette(self) -> list[tuple[int, int, int]]:
         """RGB colour of each class."""
         return list(self._palette)
+
+    def test_images(self) -> tuple[Sequence[Sample], list[str]]:
+        """The images of the test split, whose headers need not have been read, and the faults."""
+        raise NotImplementedError
+
+    def unlabelled(self) -> Unlabelled:
+        """The images to predict on, with what is wrong with those that cannot be read.
+
+        Raises:
+            DataError: What was asked for is not there, or two images have one name.
+        """
+        if self.images is None:
+            samples, faults = self.test_images()
+        else:
+            listed, faults = find_images([self.images] if isinstance(self.images, str | Path) else self.images)
+            samples = [replace(sample, bands=self.bands) for sample in listed]
+        if faults:
+            raise fault_report(faults, self._images_are_at)
+        return look_at(samples, by_windows=self.net_size is None)
+
+    def predict_on(self, samples: Sequence[Sample], *, skip_broken: bool = False) -> None:
+        """Let `predict_dataloader` give these images, whose headers have been read."""
+        options: dict[str, Any] = {"size": self.net_size, "with_masks": False, "skip_broken": skip_broken}
+        self.datasets["predict"] = SegmentationDataset(samples, self.labels, **options)
+
+    def set_up_prediction(self) -> None:
+        """Find the images to predict on, unless `predict_on` has said which.
+
+        Raises:
+            DataError: With all that is wrong with them.
+        """
+        if "predict" not in self.datasets:
+            found = self.unlabelled()
+            if found.faults:
+                raise fault_report(list(found.faults.values()), self._images_are_at)
+            self.predict_on([*found.samples, *found.large])
+
+    @property
+    def _images_are_at(self) -> str:
+        return "`images`" if self.images is not None else str(getattr(self, "root", "the test split"))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented batches of one size: image (B, 3, H, W) uint8, mask (B, H, W), name."""

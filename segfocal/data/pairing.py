@@ -3,7 +3,7 @@
 Faults are collected as sentences that begin with a path, never raised one by one: people mend a data set in one go.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -128,23 +128,3 @@ def files_by_stem(root: Path, folder: Path, suffix: str = "") -> tuple[dict[str,
 
 def _name(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-
-
-def find_images(sources: Sequence[str | Path]) -> tuple[list[FileSample], list[str]]:
-    """List the images at `sources`, each an image or a folder of images, without masks."""
-    samples, faults = [], []
-    if not all(map(str, sources)) or not sources:
-        return [], ["`images` must name existing images or folders, got nothing. Name some, or leave it out."]
-    for source in (Path(source).expanduser() for source in sources):
-        if source.is_dir():
-            found, more = samples_from_folders(source, source, None)
-            samples += found
-            faults += more
-        elif source.is_file():
-            samples.append(FileSample(source.name, source, None))
-        else:
-            faults.append(f"{source}: `images` must name existing images or folders. Correct the path.")
-    stems = Counter(sample.name.rpartition(".")[0] for sample in samples)
-    return samples, faults + [
-        f"{stem}.*: two of `images` have this name. Rename one." for stem, n in stems.items() if n > 1
-    ]

@@ -24,7 +24,7 @@ Thing = Literal["block", "disc", "triangle", "wire", "dot"]
 
 _PALETTE = [(72, 76, 84), (0, 114, 178), (0, 158, 115), (230, 159, 0), (204, 121, 167), (240, 228, 66)]
 _STAGES: dict[str | None, tuple[Split, ...]] = {
-    "fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",), None: SPLITS,
+    "fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS,
 }  # fmt: skip
 
 
@@ -72,6 +72,8 @@ class ShapesDataModule(LabelledImages):
         batch_size: Images per training batch.
         eval_batch_size: Images per batch in validation, test and prediction; None: `batch_size`.
         num_workers: Worker processes; the images lie in memory, so none are needed.
+        images: What to predict on in place of the test split: an image, a folder, a pattern such as photos/*.jpg, a
+            .txt file with a path in each line, or a list of these.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -97,6 +99,7 @@ class ShapesDataModule(LabelledImages):
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
+        images: list[str] | str | Path | None = None,
     ) -> None:
         if only is not None and (multilabel or only not in CLASSES[1:]):
             names = ", ".join(CLASSES[1:])
@@ -109,6 +112,7 @@ class ShapesDataModule(LabelledImages):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
+            images=images,
         )
         self.counts: dict[Split, int] = {"train": n_train, "val": n_val, "test": n_test}
         for split, count in self.counts.items():
@@ -122,15 +126,19 @@ class ShapesDataModule(LabelledImages):
         self.augment = AlbumentationsAugment(augment, ignore_index) if augment else None
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw the splits that the stage (fit, validate, test, predict; None for all) needs."""
+        """Draw the splits, or find the images, that the stage (fit, validate, test, predict; None for all) needs."""
         for split in _STAGES[stage]:
             if split not in self.datasets:
                 train = split == "train"
                 scenes = [self.scene(split, index) for index in range(self.counts[split])]
                 augment = self.augment if train else None
                 self.datasets[split] = SegmentationDataset(scenes, self.labels, train=train, augment=augment)
-        if "test" in self.datasets:
-            self.datasets["predict"] = SegmentationDataset(self.datasets["test"].samples, self.labels, with_masks=False)
+        if stage in ("predict", None):
+            self.set_up_prediction()
+
+    def test_images(self) -> tuple[list[Scene], list[str]]:
+        """The images of the test split; nothing can be wrong with them."""
+        return [self.scene("test", index) for index in range(self.counts["test"])], []
 
     def scene(self, split: Split, index: int) -> Scene:
         """Draw one sample; it is the same whatever the size of its split."""

@@ -18,7 +18,7 @@ from segfocal.data.files import DataError
 
 Array = NDArray[Any]
 
-_ORIENTATION = 274  # the tag; 5 to 8 turn the picture by a quarter
+_ORIENTATION = 274  # the tag; 1 is upright, 5 to 8 turn the picture by a quarter
 _NONE = 1  # no compression
 
 
@@ -29,8 +29,13 @@ class TiffHeader(NamedTuple):
     width: int
     bands: int
     dtype: np.dtype[Any]
-    turned: bool
+    orientation: int
     compressed: bool
+
+    @property
+    def turned(self) -> bool:
+        """Whether the picture lies on its side."""
+        return self.orientation >= 5
 
 
 def is_tiff(path: Path) -> bool:
@@ -38,14 +43,15 @@ def is_tiff(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
 
 
-def tiff_header(path: Path, name: str) -> TiffHeader:
+def tiff_header(path: Path, name: str, *, any_size: bool = False) -> TiffHeader:
     """Read the header of a TIFF.
 
     Raises:
-        DataError: If it is missing, broken, no single image, or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
+        DataError: If it is missing, broken, no single image, or, unless of `any_size`, larger than
+            `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     with _opened(path, name) as file:
-        return _header(file, name)
+        return _header(file, name, None if any_size else Image.MAX_IMAGE_PIXELS)
 
 
 def read_tiff(path: Path, name: str) -> Array:
@@ -55,26 +61,26 @@ def read_tiff(path: Path, name: str) -> Array:
         DataError: If it is missing, truncated, corrupt, no single image, or too large.
     """
     with _opened(path, name) as file:
-        header, axes = _header(file, name), file.series[0].axes
+        header, axes = _header(file, name, Image.MAX_IMAGE_PIXELS), file.series[0].axes
         image = file.series[0].asarray()
         if image.ndim == 3 and axes[2] in "YX":
             image = np.moveaxis(image, 0, -1)
         return np.asarray(image.reshape(header.height, header.width, header.bands))
 
 
-def _header(file: Any, name: str) -> TiffHeader:  # noqa: ANN401
+def _header(file: Any, name: str, most: int | None) -> TiffHeader:  # noqa: ANN401
     series = file.series[0]
     axes, shape = series.axes, series.shape
     if "Y" not in axes or "X" not in axes or len(shape) > 3:
         raise DataError(f"{name}: a TIFF holds pixels and bands, got axes {axes}. Export it as a single image.")
     height, width = shape[axes.index("Y")], shape[axes.index("X")]
-    if not height * width or (Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS):
+    if not height * width or (most is not None and height * width > most):
         raise DataError(f"{name}: its header claims {height} x {width} pixels. Replace it, or cut it into tiles.")
     bands = next((n for axis, n in zip(axes, shape, strict=True) if axis not in "YX"), 1)
     page = series.pages[0]
-    orientation = page.tags.get(_ORIENTATION)
-    turned = orientation is not None and int(orientation.value) >= 5
-    return TiffHeader(height, width, bands, np.dtype(series.dtype), turned, int(page.compression) != _NONE)
+    tag = page.tags.get(_ORIENTATION)
+    orientation = 1 if tag is None else int(tag.value)
+    return TiffHeader(height, width, bands, np.dtype(series.dtype), orientation, int(page.compression) != _NONE)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""From an image of any size to logits of any size: plain torch, no Lightning."""
+"""From whole images of any size to logits of any size."""
 
 from typing import Any
 
@@ -31,7 +31,8 @@ def predict_logits(net: nn.Module, images: Tensor, size: tuple[int, int] | None 
         torch.Size([1, 5, 90, 120])
     """
     outputs, padded = _run(net, images, divisor)
-    return _fitted(_checked(outputs, images, padded), (images.shape[-2], images.shape[-1]), size)
+    logits = _checked(outputs, images, padded)
+    return resize_logits(logits[..., : images.shape[-2], : images.shape[-1]], size)
 
 
 def predict_all_logits(
@@ -62,9 +63,9 @@ def predict_all_logits(
                 f"Expected the net's further outputs to be logits {(*logits.shape[:2], 'h', 'w')}, got {got}. "
                 "Return nothing but logits from the net."
             )
-    of = images.shape[-2], images.shape[-1]
     enlarged = [F.interpolate(further, size=padded, mode="bilinear", align_corners=False) for further in auxiliary]
-    return [_fitted(each, of, size) for each in (logits, *enlarged)]
+    height, width = images.shape[-2:]
+    return [resize_logits(each[..., :height, :width], size) for each in (logits, *enlarged)]
 
 
 def _run(net: nn.Module, images: Tensor, divisor: int) -> tuple[Any, tuple[int, int]]:
@@ -88,10 +89,15 @@ def _checked(outputs: Any, images: Tensor, padded: tuple[int, int]) -> Tensor:  
     return logits
 
 
-def _fitted(logits: Tensor, of: tuple[int, int], size: tuple[int, int] | None) -> Tensor:
-    """Without the padding, which lies around the size `of` the images, at `size`."""
-    logits = logits[..., : of[0], : of[1]]
-    if size is None or size == of:
+def resize_logits(logits: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Logits (B, C, H, W) at another `size`, bilinearly; None keeps them.
+
+    Example:
+        >>> import torch
+        >>> resize_logits(torch.zeros(1, 2, 8, 8), (4, 6)).shape
+        torch.Size([1, 2, 4, 6])
+    """
+    if size is None or size == tuple(logits.shape[-2:]):
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
