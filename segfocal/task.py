@@ -78,7 +78,8 @@ class SegmentationTask(LightningModule):
         threshold: Probability from which a class counts as predicted (sigmoid only).
         size_divisor: Images are padded to a multiple of this before the net, and the logits cropped.
         channels_last: Run the net in the channels_last memory format, which is faster for most convolutions.
-        inference: How validate, test and predict run the net on an image: by windows, averaged over flips and scales.
+        inference: How the net is run on an image where it is not trained, in the validation of a fit too: by windows,
+            averaged over flips and scales.
 
     Raises:
         ValueError: An option outside its range, or a loss whose activation or ignore_index is another one.

@@ -77,15 +77,18 @@ def test_the_mask_lies_where_the_image_does_and_the_overlay_is_small(tmp_path):
         assert picture.size == (2048, 50)
 
 
-def test_an_overlay_shows_its_own_image(tmp_path):
+@pytest.mark.parametrize(("bias", "white"), [(-1e4, 255), (1e4, (255 + 10) / 2)])
+def test_an_overlay_shows_its_own_image_and_labels(tmp_path, bias, white):
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[:30, :40] = 255
     task = task_of(HOW, "sigmoid", ["one"])
     with torch.no_grad():
-        task.net[2].bias.fill_(-1e4)  # nothing is found, so nothing is tinted
+        task.net[2].bias.fill_(bias)  # nothing is found, or everything
     predicted(task, write(tmp_path / "a.tif", pixels), tmp_path / "out")
     with Image.open(tmp_path / "out/overlays/a.jpg") as picture:
-        assert np.abs(np.asarray(picture).astype(int) - pixels).mean() < 1
+        red = np.asarray(picture)[..., 0].astype(float)
+    assert red[5:25, 5:35].mean() == pytest.approx(white, abs=3)
+    assert red[35:, 45:].mean() < 10
 
 
 def test_a_broken_image_leaves_nothing_behind(tmp_path):

@@ -85,3 +85,5 @@ def test_large_tiffs_alone_are_read_by_windows(home, monkeypatch):
     assert [sample.name for sample in found.large] == ["d.tif"]
     assert found.large[0].size == (4, 5)
     assert not look_at(samples, by_windows=False).large
+    monkeypatch.setattr(unlabelled, "LARGE", 20)
+    assert not look_at(samples, by_windows=True).large

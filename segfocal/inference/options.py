@@ -11,7 +11,7 @@ Flip = Literal["left_right", "up_down"]
 
 @dataclass(frozen=True)
 class Inference:
-    """How validate, test and predict run the net on an image.
+    """How the net is run on an image in validation, test and prediction.
 
     Args:
         window: (H, W) of windows that slide over the image as the net sees it (after data.size); None: the whole image.
