@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segfocal.evaluation.pictures import PredictionWriter, overlay, write_palette_png
+from segfocal.evaluation.painting import overlay
+from segfocal.evaluation.pictures import PredictionWriter, write_palette_png
 
 PALETTE = [(10, 20, 30), (200, 0, 0), (0, 200, 0)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from segfocal.evaluation.pictures import Colour
+from segfocal.evaluation.painting import Colour
 
 
 def share_chart(file: Path, names: Sequence[str], shares: Sequence[float], palette: Sequence[Colour]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.evaluation.pictures import Colour, Picture, as_picture, tinted
+from segfocal.evaluation.painting import Colour, Picture, as_picture, tinted
 
 Array = NDArray[Any]
 
@@ -48,12 +48,12 @@ class LabelPainter:
         ]
         return [*entries, ("ignored (striped)", (0, 0, 0))]
 
-    def paint(self, image: Array, mask: Array) -> Picture:
-        """Return the picture (H, W, 3) in the size of the mask."""
+    def paint(self, image: Array, mask: Array, opacity: float = 0.5) -> Picture:
+        """Return the picture (H, W, 3) in the size of the mask, the colours having this share in it."""
         ignored = mask == self.ignore_index
         labels = np.where(ignored, len(self.palette) + 1, mask).astype(np.int64)  # a label without a colour
-        picture = tinted(as_picture(image), labels, self.class_names, self.palette)
-        return _striped(picture, ignored if mask.ndim == 2 else ignored.any(0))
+        picture = tinted(as_picture(image), labels, self.class_names, self.palette, opacity)
+        return striped(picture, ignored if mask.ndim == 2 else ignored.any(0))
 
     @property
     def _clear(self) -> list[int]:
@@ -73,7 +73,7 @@ def shortened(text: str, letters: int) -> str:
     return f"{text[: side - 1]}..{text[-side:]}"
 
 
-def _striped(picture: Picture, there: Array) -> Picture:
+def striped(picture: Picture, there: Array) -> Picture:
     """Dark and light stripes, which are seen on black and on white, and let the picture through."""
     rows, columns = np.indices(there.shape)
     width = max(1, round(there.shape[1] / (2 * _STRIPES)))
