@@ -108,7 +108,7 @@ def _unasked(record: Record) -> list[Markup]:
     """Classes that were predicted without being in the target."""
     scores = record.scores
     predicted = scores.matrix[:, :, 1].sum(1) if scores.matrix.ndim == 3 else scores.matrix.sum(0)
-    rows = np.flatnonlow((scores.support == 0) & (predicted > 0)).tolist()
+    rows = np.flatnonzero((scores.support == 0) & (predicted > 0)).tolist()
     if not rows:
         return []
     pixels = percent(float(sum(predicted[row] for row in rows) / max(1, scores.matrix[..., :].sum())))
