@@ -13,7 +13,6 @@ from segfocal.configuration import Configuration, config_files
 from segfocal.data.loading import LabelledImages
 from segfocal.data.palettes import default_palette
 from segfocal.evaluation.gallery import Kept, write_gallery
-from segfocal.evaluation.page import write_report
 from segfocal.evaluation.report import show, versions
 from segfocal.evaluation.samples import LabelPainter
 from segfocal.finding import find_checkpoint, run_of
@@ -89,6 +88,8 @@ def report(
     def image_of(kept: Kept) -> NDArray[Any] | None:
         """As it is stored, which may be larger than what the net saw."""
         return sources[kept.name].image() if kept.name in sources else kept.image
+
+    from segfocal.evaluation.page import write_report  # with matplotlib, which a mistake need not wait for
 
     palette = getattr(data, "palette", None) or default_palette(len(names))
     painter = LabelPainter(names, palette, configuration.model.hparams["ignore_index"])

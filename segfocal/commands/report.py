@@ -5,7 +5,6 @@ from pathlib import Path
 
 from segfocal.commands.score import Parser
 from segfocal.data.files import DataError
-from segfocal.evaluation.page import write_report
 from segfocal.runs import fits_behind
 
 
@@ -21,6 +20,8 @@ def report(options: list[str]) -> None:
     run: Path = parser().parse_args(options).run
     if not run.is_dir():
         raise DataError(f"{run}: must be the folder of a run, such as runs/a/001-test. Correct the path.")
+    from segfocal.evaluation.page import write_report  # with matplotlib, which a mistake need not wait for
+
     try:
         file = write_report(run, fits_behind(run))
     except ValueError as error:

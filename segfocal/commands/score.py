@@ -20,7 +20,6 @@ from segfocal.data.parallel import in_parallel
 from segfocal.data.samples import FileSample
 from segfocal.evaluation.counts import ImageCounts, count_image
 from segfocal.evaluation.gallery import Gallery, Kept, write_gallery
-from segfocal.evaluation.page import write_report
 from segfocal.evaluation.report import show, versions
 from segfocal.evaluation.samples import LabelPainter
 from segfocal.evaluation.tally import Tally
@@ -95,6 +94,8 @@ def score(options: list[str]) -> None:
     def image_of(kept: Kept) -> NDArray[Any] | None:
         file = images.get(kept.name)
         return None if file is None else read_image(file, str(file))
+
+    from segfocal.evaluation.page import write_report  # with matplotlib, which a mistake need not wait for
 
     write_gallery(gallery, run, LabelPainter(classes.names, palette, asked.ignore_index), image_of)
     print(f"report: {write_report(run)}\nrun: {run}")

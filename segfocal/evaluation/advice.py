@@ -17,8 +17,8 @@ _OFTEN = 0.5  # share of a class that is called another one
 
 def advice(record: Record) -> list[Markup]:
     """Sentences, the most important first; none if nothing stands out."""
-    said = [*_near_zero(record), *_swapped(record), *_unasked(record)]
-    return [*said, *_of_curves(record.curves), *_of_balance(record)]
+    said = [*_swapped(record), *_of_curves(record.curves), *_near_zero(record)]
+    return [*said, *_of_balance(record), *_unasked(record)]
 
 
 def _near_zero(record: Record) -> list[Markup]:
@@ -56,7 +56,7 @@ def _story(record: Record, row: int) -> Markup:
     if instead:
         text += Markup("; {} of it was called {}").format(percent(instead[0].share), named(instead[0].predicted))
     curve = record.curves.get(f"val/iou/{name}", {})
-    if curve and max(curve.values()) > 0.02:
+    if curve and max(curve.values()) > max(_LOW, 2 * curve[max(curve)]):
         best = max(curve, key=lambda epoch: curve[epoch])
         text += Markup(
             ". In epoch {} it had an IoU of {:.2f} on val, so it can be learnt: try a lower <code>model.lr</code>, or "
@@ -81,14 +81,10 @@ def _for_rare(record: Record, rare: list[int], training: Mapping[str, Any]) -> l
     if "dice_weight" not in loss:
         said.append(Markup("Try <code>segfocal.FocalDiceLoss</code>: Dice counts every class alike, however rare."))
     elif loss["dice_weight"] <= 1:
-        text = (
-            "<code>model.loss.dice_weight: {:g}</code> in place of {:g}: Dice counts every class alike."
-        )
+        text = "<code>model.loss.dice_weight: {:g}</code> in place of {:g}: Dice counts every class alike."
         said.append(Markup(text).format(max(1.0, 2 * loss["dice_weight"]), loss["dice_weight"]))
     if "crop" in data and not data.get("rare_crops"):
-        text = (
-            "With <code>data.crop</code>, <code>data.rare_crops: 0.5</code> lays half of the windows around "
-        )
+        text = "With <code>data.crop</code>, <code>data.rare_crops: 0.5</code> lays half of the windows around "
         said.append(Markup(text + "rare classes."))
     if size := data.get("size"):
         text = "The net sees images of {} pixels: at a larger <code>data.size</code> small and thin things keep theirs."

@@ -131,7 +131,7 @@ def write_gallery(
                 (folder / row[part]).write_bytes(encoded(picture, 90))
         rows.append(row)
     overlap = any(kept.target.ndim == 3 for kept in gallery.kept)
-    about = {"images": rows, "legend": painter.legend, "overlap": overlap}
+    about = {"images": rows, "legend": painter.legend[:-1], "overlap": overlap}
     (folder / INDEX).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

@@ -44,16 +44,16 @@ def confusions(scores: Scores, limit: int = _NAMED) -> list[Confusion]:
 
 
 def percent(share: float) -> str:
-    """A share in 0..1 as a text; a dash for NaN.
+    r"""A share in 0..1 as a text that no line break parts; a dash for NaN.
 
     >>> percent(0.1234), percent(0.0123), percent(0.00001234), percent(0), percent(float("nan"))
-    ('12 %', '1.2 %', '<0.01 %', '0 %', '–')
+    ('12\xa0%', '1.2\xa0%', '<0.01\xa0%', '0\xa0%', '–')
     """
     hundredths = 100 * share
     if math.isnan(hundredths):
         return "–"
     digits = 0 if hundredths >= 9.95 or hundredths == 0 else 1 if hundredths >= 0.995 else 2
-    return f"{hundredths:.{digits}f} %" if hundredths == 0 or hundredths >= 0.01 else "<0.01 %"
+    return (f"{hundredths:.{digits}f}" if hundredths == 0 or hundredths >= 0.01 else "<0.01") + "\N{NO-BREAK SPACE}%"
 
 
 def decimal(value: float) -> str:
