@@ -30,8 +30,7 @@ commands
   predict    write label masks and overlays
   score      score predicted masks, whoever made them, against true ones: --pred FOLDER --target FOLDER; needs no net
   compare    two scored runs: per class, what got better, and whether it may be chance
-  report     make report.html of a scored run again: segfocal report runs/NAME/001-test; fit, validate, test and score
-             write it too
+  report     make report.html, which fit, validate, test and score write, again: segfocal report runs/NAME/001-test
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
   stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N

@@ -34,6 +34,7 @@ def test_a_rare_class_at_0_gets_what_has_not_been_tried():
     assert "pole has an IoU of 0 and 0.50 % of the pixels: it was never predicted; 89 % of it was called road." in text
     for remedy in ("alpha: auto", "dice_weight: 2", "rare_crops: 0.5", "data.size", "segfocal stats"):
         assert remedy in text
+    assert "segfocal stats" not in said([[9000, 5, 1], [5, 9000, 0], [80, 10, 1]]), "it has been learnt from somewhere"
     tried = said(NO_POLE, loss={"alpha": [1, 1, 3], "dice_weight": 4.0}, data={"crop": [64, 64], "rare_crops": 0.5})
     for remedy in ("alpha: auto", "dice_weight", "rare_crops"):
         assert remedy not in tried

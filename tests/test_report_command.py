@@ -61,7 +61,8 @@ def test_fit_and_test_write_one(tmp_path, monkeypatch):
         assert page.count("data:image/jpeg") == 4 * 9
     assert "model:\n" in page
     assert "torch" in page
-    assert Image.open("runs/quickstart/001-test/gallery/worst-1-image.jpg").size == (128, 96)
+    with Image.open("runs/quickstart/001-test/gallery/worst-1-image.jpg") as picture:
+        assert picture.size == (128, 96)
 
 
 def score_words(folder):

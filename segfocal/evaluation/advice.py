@@ -33,12 +33,10 @@ def _near_zero(record: Record) -> list[Markup]:
     training = _training(record.options)
     if training is None:
         return said
-    said.append(
-        Markup(
-            "Do the training masks hold {} at all, and how much of it? <code>segfocal stats</code> with this "
-            "configuration counts them. A class that is not there cannot be learnt."
-        ).format(_names(record, low))
-    )
+    if unknown := [row for row in low if not _predicted(record, row)]:
+        text = "Do the training masks hold {} at all? <code>segfocal stats</code> with this configuration counts them. "
+        text += "A class that is not there cannot be learnt."
+        said.append(Markup(text).format(_names(record, unknown)))
     if rare := [row for row in low if scores.share[row] < _RARE]:
         said += _for_rare(record, rare, training)
     return said
@@ -49,9 +47,8 @@ def _story(record: Record, row: int) -> Markup:
     scores, name = record.scores, record.scores.class_names[row]
     iou, share = scores.iou[row], percent(float(scores.share[row]))
     text = Markup("{} has an IoU of {} and {} of the pixels").format(named(name), f"{iou:.3f}" if iou else "0", share)
-    predicted = scores.matrix[row, :, 1].sum() if scores.matrix.ndim == 3 else scores.matrix[:, row].sum()
-    recall = percent(float(scores.recall[row]))
-    text += Markup(": {} of it was found").format(recall) if predicted else Markup(": it was never predicted")
+    found = Markup(": {} of it was found").format(percent(float(scores.recall[row])))
+    text += found if _predicted(record, row) else Markup(": it was never predicted")
     instead = [pair for pair in confusions(scores, scores.matrix.size) if pair.true == name]
     if instead:
         text += Markup("; {} of it was called {}").format(percent(instead[0].share), named(instead[0].predicted))
@@ -63,6 +60,11 @@ def _story(record: Record, row: int) -> Markup:
             "<code>model.ema_decay: 0.999</code>, which hold on to it"
         ).format(best, curve[best])
     return text + Markup(".")
+
+
+def _predicted(record: Record, row: int) -> bool:
+    matrix = record.scores.matrix
+    return bool((matrix[row, :, 1] if matrix.ndim == 3 else matrix[:, row]).any())
 
 
 def _for_rare(record: Record, rare: list[int], training: Mapping[str, Any]) -> list[Markup]:

@@ -38,7 +38,7 @@ class Kept(NamedTuple):
         wrong: Share of its labelled pixels, or of its pairs of pixel and class, that are wrong.
         prediction: Predicted labels.
         target: True labels.
-        image: Its pixels, if they are known.
+        image: A picture of it, if its pixels are known.
     """
 
     miou: float
@@ -86,7 +86,7 @@ class Gallery:
         if np.isnan(miou) or not self._is_wanted((miou, name)):
             return
         wrong = 1 - float(np.trace(matrix, axis1=-2, axis2=-1).sum() / matrix.sum())
-        small = None if image is None else _shrunk(image, cv2.INTER_AREA)
+        small = None if image is None else _shrunk(as_picture(image), cv2.INTER_AREA)
         self._insert(Kept(miou, name, wrong, _small_labels(prediction), _small_labels(target), small))
 
     def _is_wanted(self, key: Key) -> bool:
@@ -171,7 +171,7 @@ def encoded(picture: Picture, quality: int) -> bytes:
 def _pictures(kept: Kept, painter: LabelPainter, image: NDArray[Any] | None) -> list[Picture | None]:
     """In the order of PARTS; without an image the labels are painted alone."""
     size = kept.target.shape[-2:]
-    shown = None if image is None else as_picture(_shrunk(image, cv2.INTER_AREA))
+    shown = None if image is None else _shrunk(as_picture(image), cv2.INTER_AREA)
     ground, opacity = (np.full((*size, 3), 225, np.uint8), 1.0) if shown is None else (shown, 0.5)
     labels = [painter.paint(ground, mask, opacity) for mask in (kept.target, kept.prediction)]
     return [shown, *labels, error_map(kept.prediction, kept.target, painter.ignore_index, shown)]
