@@ -164,9 +164,11 @@ def test_the_keyboard_reaches_everything(opened):
     assert page.evaluate(unnamed) == 0
 
 
-def test_print_is_light_and_has_all_columns(opened):
-    page = opened(scheme="dark")
+@pytest.mark.parametrize("key", ["few", "many", "overlap"])
+def test_print_is_light_and_has_all_columns(opened, key):
+    page = opened(key, width=718, scheme="dark")  # A4 with the usual margins
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("nav").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
     assert page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
