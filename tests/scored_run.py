@@ -14,7 +14,7 @@ from segfocal.evaluation.tally import Tally
 
 NASTY = [
     "<script>alert(1)</script>",
-    "$x_1^2$",
+    r"$x_1 \frac{$",
     "\"quoted\" & 'single'",
     "</style></script><b>bold",
     "שלום עולם",
