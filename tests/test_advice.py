@@ -21,7 +21,7 @@ def said(matrix, curves=None, loss=None, data=None, trained=True):
     sections = {"model": {"loss": {"init_args": OPTIONS | (loss or {})}}, "data": {"init_args": DATA | (data or {})}}
     text = yaml.safe_dump(sections) if trained else ""
     scores = Scores(np.array(matrix), NAMES)
-    record = Record(Path(), {"per_class": {}}, scores, {}, {}, text, curves or {})
+    record = Record(Path(), {"per_class": {}}, scores, {}, [], {}, text, curves or {})
     return "\n".join(advice(record)).replace("<bdi>", "").replace("</bdi>", "").replace("\xa0", " ")
 
 

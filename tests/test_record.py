@@ -39,8 +39,13 @@ def test_the_files_of_an_older_run_are_enough(tmp_path):
         ("metrics.json", b'{"per_class": {"a": {}}, "confusion_matrix": [[1, 2]]}'),
         ("metrics.json", b'{"per_class": {"a": 3}, "confusion_matrix": [[1]]}'),
         ("metrics.json", b'{"per_class": {}, "confusion_matrix": []}'),
+        ("metrics.json", b'{"per_class": {"a": {}}, "confusion_matrix": [[1]], "miou_interval": [1]}'),
+        ("metrics.json", b'{"per_class": {"a": {}}, "confusion_matrix": [[1]], "calibration": {"bins": [{}]}}'),
         ("counts.npz", b"PK nonsense"),
         ("gallery/gallery.json", b"\xff"),
+        ("gallery/gallery.json", b"[]"),
+        ("gallery/gallery.json", b'{"images": [{"name": 1, "kind": "worst", "miou": 1, "wrong": 0}], "legend": []}'),
+        ("gallery/gallery.json", b'{"images": [], "legend": [["a", [1, 2, 300]]], "overlap": false}'),
         ("metrics.csv", b"epoch,val/miou\none,two\n"),
     ],
 )

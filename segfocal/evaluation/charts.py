@@ -75,11 +75,10 @@ def reliability(bins: Sequence[Mapping[str, float]], theme: Theme) -> Figure:
     """How often the net is right, over how sure it is."""
     figure, axes = _axes("confidence", "share that is right")
     axes.plot([0, 1], [0, 1], "--", color=theme.faint, linewidth=1.2)
-    filled = [row for row in bins if row["pixels"]]
-    lows, highs = ([row[end] for row in filled] for end in ("low", "high"))
+    lows, highs = ([row[end] for row in bins] for end in ("low", "high"))
     widths = [high - low for low, high in zip(lows, highs, strict=True)]
-    axes.bar(lows, [row["accuracy"] for row in filled], widths, align="edge", color=theme.lines[0], alpha=0.45)
-    held = [row["confidence"] for row in filled], [row["accuracy"] for row in filled]
+    axes.bar(lows, [row["accuracy"] for row in bins], widths, align="edge", color=theme.lines[0], alpha=0.45)
+    held = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
     axes.plot(*held, "o-", color=theme.lines[1], markersize=5)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     return figure

@@ -46,11 +46,10 @@ def write_confusion(record: Record) -> None:
 
 def reliability_chart(record: Record) -> Chart | None:
     """Confidence against accuracy, if it was measured."""
-    measured = record.metrics.get("calibration") or {}
-    bins = [row for row in measured.get("bins", []) if row.get("pixels")]
+    bins = record.bins
     if not bins:
         return None
-    ece, pixels = number(measured.get("ece")), sum(row["pixels"] for row in bins)
+    ece, pixels = number(record.metrics["calibration"].get("ece")), sum(row["pixels"] for row in bins)
     gap = sum(row["pixels"] * (row["confidence"] - row["accuracy"]) for row in bins) / pixels
     side = "too sure" if gap > 0.01 else "not sure enough" if gap < -0.01 else "about as sure as it should be"
     told = f"Over {grouped(pixels)} pixels the expected calibration error is {decimal(ece)}; the net is {side}."
@@ -100,9 +99,12 @@ def gallery_section(record: Record) -> dict[str, Any] | None:
     note = "Errors are orange on the dark image, ignored pixels striped. "
     if record.gallery.get("overlap"):
         note = "Errors: blue is missed, orange claimed wrongly, white both; ignored pixels are striped. "
-    legend = [(name, "#{:02x}{:02x}{:02x}".format(*map(int, colour))) for name, colour in record.gallery["legend"]]
     held = [group for group in groups if group["shots"]]
-    return {"groups": held, "note": note + "Images are ranked by the mean IoU of their classes.", "legend": legend}
+    return {
+        "groups": held,
+        "note": note + "Images are ranked by the mean IoU of their classes.",
+        "legend": record.gallery["legend"],
+    }
 
 
 def _shot(record: Record, row: dict[str, Any], small: dict[str, tuple[bytes, int, int]]) -> dict[str, Any]:

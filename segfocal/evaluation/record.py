@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Record:
         metrics: What metrics.json holds.
         scores: The scores of its confusion matrix.
         counts: Of each image, by its name, the pixels per class (C, 3): right, predicted, in the target.
+        bins: Of the calibration, by confidence: low, high, pixels, confidence and accuracy; those with pixels.
         gallery: What gallery/gallery.json holds; empty without one.
         configuration: The text of config.yaml; empty without one.
         curves: What the training logged, by its name such as val/miou.
@@ -41,6 +42,7 @@ class Record:
     metrics: Mapping[str, Any]
     scores: Scores
     counts: Mapping[str, Values]
+    bins: Sequence[Mapping[str, float]]
     gallery: Mapping[str, Any]
     configuration: str
     curves: Mapping[str, Curve]
@@ -83,12 +85,18 @@ def read_record(folder: Path, training: Iterable[Path] = ()) -> Record:
         metrics = json.loads(file.read_text(encoding="utf-8"))
         names = [str(name) for name in metrics["per_class"]]
         scores = Scores(np.array(metrics["confusion_matrix"], np.int64), names)
-        counts, gallery = _counts(folder / COUNTS), _json(folder / GALLERY / INDEX)
-        if not names or any(not isinstance(row, dict) for row in metrics["per_class"].values()):
+        counts, gallery = _counts(folder / COUNTS), _gallery(folder / GALLERY / INDEX)
+        if not names or not all(isinstance(row, dict) for row in metrics["per_class"].values()):
             raise ValueError("per_class must hold a row for each class")
+        metrics["calibration"] = metrics.get("calibration") or {}
+        metrics["miou_interval"] = metrics.get("miou_interval") or [None, None]
+        if len(metrics["miou_interval"]) != 2:
+            raise ValueError("miou_interval must hold two numbers")
+        bins = [row for row in metrics["calibration"].get("bins", []) if row["pixels"]]
+        bins = [{key: float(row[key]) for key in ("low", "high", "pixels", "confidence", "accuracy")} for row in bins]
         config = folder / "config.yaml"
         text = config.read_bytes().decode("utf-8", "replace") if config.is_file() else ""
-        return Record(folder, metrics, scores, counts, gallery, text, read_curves(training))
+        return Record(folder, metrics, scores, counts, bins, gallery, text, read_curves(training))
     # What is raised depends on which bytes are damaged.
     except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"Expected the files of {folder} to be whole, got: {e}. Score the run again.") from e
@@ -123,8 +131,12 @@ def _counts(file: Path) -> dict[str, Values]:
         return dict(zip(names, held["counts"].astype(np.float64), strict=True))
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _gallery(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return held
+    held = json.loads(file.read_text(encoding="utf-8"))
+    rows = [{**row, "miou": float(row["miou"]), "wrong": float(row["wrong"])} for row in held["images"]]
+    if not all(isinstance(row[key], str) for row in rows for key in ("name", "kind")):
+        raise ValueError(f"{file.name} must name each image")
+    legend = [(str(name), f"#{bytes(colour).hex()}") for name, colour in held["legend"]]
+    return {"images": rows, "legend": legend, "overlap": bool(held["overlap"])}

@@ -37,9 +37,9 @@ _MEANINGS = {
 def cards(record: Record) -> list[dict[str, str]]:
     """The figures of the whole split."""
     metrics, scores = record.metrics, record.scores
-    low, high = map(number, metrics.get("miou_interval") or (None, None))
+    low, high = map(number, metrics["miou_interval"])
     interval = "" if math.isnan(low) else f"95 %: {low:.3f} to {high:.3f}"
-    boundary, ece = number(metrics.get("boundary_miou")), number((metrics.get("calibration") or {}).get("ece"))
+    boundary, ece = number(metrics.get("boundary_miou")), number(metrics["calibration"].get("ece"))
     present = int((scores.support > 0).sum())
     found = [
         ("mIoU", decimal(scores.miou), interval),
