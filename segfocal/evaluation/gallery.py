@@ -6,6 +6,7 @@ Shapes: labels (H, W), or (C, H, W) of 0 and 1 where classes may overlap; images
 import json
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,17 +121,22 @@ def write_gallery(
     """
     folder = run / GALLERY
     folder.mkdir(exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    count = -(-2 * len(gallery.kept) // 3)
-    for place, kept in enumerate(gallery.kept):
-        kind, rank = ("worst", place + 1) if place < count else ("best", len(gallery.kept) - place)
+    all_kept = gallery.kept
+    count = -(-2 * len(all_kept) // 3)
+
+    def row_of(place: int) -> dict[str, Any]:
+        kept = all_kept[place]
+        kind, rank = ("worst", place + 1) if place < count else ("best", len(all_kept) - place)
         row: dict[str, Any] = {"kind": kind, "rank": rank, "name": kept.name, "miou": kept.miou, "wrong": kept.wrong}
         for part, picture in zip(PARTS, _pictures(kept, painter, image_of(kept)), strict=True):
             if picture is not None:
                 row[part] = f"{kind}-{rank}-{part}.jpg"
                 (folder / row[part]).write_bytes(encoded(picture, 90))
-        rows.append(row)
-    overlap = any(kept.target.ndim == 3 for kept in gallery.kept)
+        return row
+
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(row_of, range(len(all_kept))))
+    overlap = any(kept.target.ndim == 3 for kept in all_kept)
     about = {"images": rows, "legend": painter.legend[:-1], "overlap": overlap}
     (folder / INDEX).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

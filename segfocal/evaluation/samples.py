@@ -75,8 +75,9 @@ def shortened(text: str, letters: int) -> str:
 
 def striped(picture: Picture, there: Array) -> Picture:
     """Dark and light stripes, which are seen on black and on white, and let the picture through."""
-    rows, columns = np.indices(there.shape)
+    rows, columns = np.nonzero(there)
     width = max(1, round(there.shape[1] / (2 * _STRIPES)))
     light = (rows + columns) // width % 2 == 1
-    stripes = np.where(light[..., None], 0.5 * picture + 127.5, 0.3 * picture)
-    return np.where(there[..., None], stripes.round(), picture).astype(np.uint8)
+    below, picture = picture[rows, columns], picture.copy()
+    picture[rows, columns] = np.where(light[:, None], 0.5 * below + 127.5, 0.3 * below).round()
+    return picture
