@@ -12,9 +12,10 @@ from segfocal.checkpoints import load_checkpoint, net_state
 from segfocal.configuration import Configuration, config_files
 from segfocal.data.loading import LabelledImages
 from segfocal.data.palettes import default_palette
-from segfocal.evaluation.gallery import Kept, write_gallery
+from segfocal.evaluation.gallery import Gallery, Kept, write_gallery
 from segfocal.evaluation.report import show, versions
 from segfocal.evaluation.samples import LabelPainter
+from segfocal.evaluation.tally import Tally
 from segfocal.finding import find_checkpoint, run_of
 from segfocal.processes import rank, tell, told
 from segfocal.runs import fits_behind, new_run
@@ -67,7 +68,13 @@ def images_of(configuration: Configuration) -> CountImages:
 
 
 def report(
-    configuration: Configuration, run: Path, command: str, split: str, checkpoint: str, images: CountImages
+    configuration: Configuration,
+    run: Path,
+    command: str,
+    split: str,
+    checkpoint: str,
+    images: Tally,
+    gallery: Gallery,
 ) -> None:
     """Print the table of a split's scores, and write them and report.html into the run's directory.
 
@@ -80,7 +87,7 @@ def report(
         print(f"{split} was not scored: no batch of it was asked for (trainer.limit_{split}_batches).")
         return
     about = {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint}
-    show(images.tally, split, run, about | {"versions": versions()})
+    show(images, split, run, about | {"versions": versions()})
     data, names = configuration.datamodule, configuration.model.class_names
     known = data.datasets[split].samples if isinstance(data, LabelledImages) else []
     sources = {sample.name: sample for sample in known}
@@ -93,7 +100,7 @@ def report(
 
     palette = getattr(data, "palette", None) or default_palette(len(names))
     painter = LabelPainter(names, palette, configuration.model.hparams["ignore_index"])
-    write_gallery(images.gallery, run, painter, image_of)
+    write_gallery(gallery, run, painter, image_of)
     print(f"report: {write_report(run, fits_behind(run))}")
 
 
