@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segfocal.evaluation.painting import as_picture
+from segfocal.evaluation.pictures import as_picture
 from segfocal.evaluation.samples import LabelPainter, shortened
 
 ROAD, CAR = (200, 0, 0), (0, 0, 200)

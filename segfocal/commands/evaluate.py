@@ -2,7 +2,7 @@
 
 from segfocal.commands.common import images_of, report, restore, start_run, with_config_of_run
 from segfocal.configuration import Configuration
-from segfocal.evaluation.pictures import PredictionWriter
+from segfocal.evaluation.writer import PredictionWriter
 
 
 def evaluate(command: str, options: list[str]) -> None:

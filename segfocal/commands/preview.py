@@ -17,7 +17,7 @@ from segfocal.data.datasets import SegmentationDataset
 from segfocal.data.loading import LabelledImages
 from segfocal.data.palettes import default_palette
 from segfocal.data.samplers import SeededSampler
-from segfocal.evaluation.painting import Picture, as_picture
+from segfocal.evaluation.pictures import Picture, as_picture
 from segfocal.evaluation.samples import LabelPainter, shortened
 from segfocal.evaluation.sheets import contact_sheet
 from segfocal.mistakes import ConfigError

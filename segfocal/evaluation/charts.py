@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from segfocal.evaluation.painting import Colour
+from segfocal.evaluation.pictures import Colour
 from segfocal.evaluation.record import Curve
 from segfocal.evaluation.samples import shortened
 from segfocal.evaluation.scores import Scores, Values, ratio

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segfocal.evaluation.counts import ImageCounts, Labels
 from segfocal.evaluation.intervals import iou_of
-from segfocal.evaluation.painting import Picture, as_picture
+from segfocal.evaluation.pictures import Picture, as_picture
 from segfocal.evaluation.samples import LabelPainter, striped
 from segfocal.evaluation.tally import rights
 

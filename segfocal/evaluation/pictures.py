@@ -1,20 +1,20 @@
-"""Files of pictures: indexed palette PNGs, and overlays on the image.
+"""Pictures of labels: indexed palette PNGs, and overlays on the image.
 
 Shapes: image (H, W, 3) uint8 RGB; labels (H, W) class indices; palette C colours as (red, green, blue) in 0..255.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pytorch_lightning import Callback, LightningModule, Trainer
 
-from segfocal.evaluation.painting import Colour, Labels, Picture, as_picture, tinted
+Colour = tuple[int, int, int]
+Picture = NDArray[np.uint8]
+Labels = NDArray[np.integer[Any]]
 
 
 def write_palette_png(path: Path, labels: Labels, palette: Sequence[Colour]) -> None:
@@ -35,72 +35,75 @@ def write_palette_png(path: Path, labels: Labels, palette: Sequence[Colour]) -> 
     picture.save(path)
 
 
-class PredictionWriter(Callback):
-    """Writes every predicted batch into a folder: masks/NAME.png with class indices, overlays/NAME.jpg.
-
-    With sigmoid and several classes there is one mask per class, masks/NAME.CLASS.png with 0 and 1.
+def overlay(
+    image: Picture, labels: Labels, palette: Sequence[Colour], opacity: float = 0.5, *, clear: Iterable[int] = ()
+) -> Picture:
+    """The image with each pixel tinted in its class's colour, and a line along the classes' borders.
 
     Args:
-        folder: Where to write; its sub-folders are made.
+        image: The image, resized to the labels when its size is another one.
+        labels: Class indices; those without a colour, and those in `clear`, stay untinted.
+        palette: One colour per class.
+        opacity: Share of the colour, in 0..1.
+        clear: Class indices to leave untinted, such as the background.
+
+    Returns:
+        The picture, in the size of the labels.
+
+    Example:
+        >>> grey = np.full((2, 2, 3), 100, np.uint8)
+        >>> overlay(grey, np.array([[0, 0], [0, 1]]), [(0, 0, 0), (255, 0, 0)], clear=[0])[0, 0].tolist()
+        [100, 100, 100]
+    """
+    height, width = labels.shape
+    if image.shape[:2] != (height, width):
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    colours = np.zeros((max(len(palette), int(labels.max(initial=0)) + 1), 3), np.float32)
+    colours[: len(palette)] = palette
+    tinted = np.isin(labels, [index for index in range(len(palette)) if index not in set(clear)])
+    border = cv2.morphologyEx(labels.astype(np.uint16), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+    share = np.where(tinted, np.where(border, 1.0, opacity), 0.0)[..., None].astype(np.float32)
+    mixed = image * (1 - share) + colours[labels] * share
+    return np.clip(mixed.round(), 0, 255).astype(np.uint8)
+
+
+def tinted(
+    image: Picture, labels: Labels, class_names: Sequence[str], palette: Sequence[Colour], opacity: float = 0.5
+) -> Picture:
+    """The image under the colours of its labels, whatever their kind; the background stays untinted.
+
+    Args:
+        image: The image, of any size.
+        labels: Class indices (H, W); for a single class 0 and 1 (H, W); for classes that overlap 0 and 1 (C, H, W).
+            Other values, such as those of ignored pixels, stay untinted.
         class_names: The C names.
         palette: One colour per class.
+        opacity: Share of the colour, in 0..1.
+
+    Example:
+        >>> grey = np.full((2, 2, 3), 100, np.uint8)
+        >>> tinted(grey, np.array([[0, 0], [0, 1]]), ["crack"], [(255, 0, 0)])[1, 1].tolist()
+        [255, 0, 0]
     """
-
-    def __init__(self, folder: Path, class_names: Sequence[str], palette: Sequence[Colour]) -> None:
-        self.folder, self.class_names, self.palette = folder, list(class_names), list(palette)
-        self.count = 0
-        self._written: set[Path] = set()
-        safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in name) for name in class_names]
-        # Two classes whose names differ in other characters alone are told apart by their numbers.
-        self._suffixes = [f"{index}_{name}" if safe.count(name) > 1 else name for index, name in enumerate(safe)]
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the labels (B, H, W) or (B, C, H, W) of one batch."""
-        images = batch["image"].permute(0, 2, 3, 1).cpu().numpy()
-        for row, name in enumerate(batch["name"]):
-            source = batch["path"][row] if "path" in batch else None
-            self.write(name, _source_image(images[row], source), outputs[row].cpu().numpy())
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what all processes have written."""
-        written = torch.tensor(self.count, device=pl_module.device)
-        self.count = int(trainer.strategy.reduce(written, reduce_op="sum"))
-
-    def write(self, name: str, image: Picture, labels: Labels) -> None:
-        """Write mask(s) and overlay of one image, in the labels' size; `name` may hold folders."""
-        stem = Path(name).with_suffix("")
-        if stem in self._written:  # a.png and a.jpg
-            stem = Path(name)
-        self._written.add(stem)
-        mask_path = self.folder / "masks" / f"{stem}.png"
-        overlay_path = self.folder / "overlays" / f"{stem}.jpg"
-        for path in (mask_path, overlay_path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if labels.ndim == 2:
-            colours = [(0, 0, 0), self.palette[0]] if len(self.class_names) == 1 else self.palette
-            write_palette_png(mask_path, labels, colours)
-        else:
-            for index, suffix in enumerate(self._suffixes):
-                colours = [(0, 0, 0), self.palette[index]]
-                write_palette_png(mask_path.with_name(f"{mask_path.stem}.{suffix}.png"), labels[index], colours)
-        picture = tinted(image, labels, self.class_names, self.palette)
-        Image.fromarray(picture).save(overlay_path, quality=92)
-        self.count += 1
+    background = [index for index, name in enumerate(class_names) if name.lower() == "background"]
+    if labels.ndim == 3:
+        for index, plane in enumerate(labels):
+            if index not in background:
+                image = overlay(image, plane, [(0, 0, 0), palette[index]], opacity, clear=[0])
+        return image
+    if len(class_names) == 1:
+        return overlay(image, labels, [(0, 0, 0), palette[0]], opacity, clear=[0])
+    return overlay(image, labels, palette, opacity, clear=background)
 
 
-def _source_image(image: NDArray[Any], path: str | None) -> Picture:
-    """The source at its own size, or the image as the net saw it when there is no file, or one of other bands."""
-    if path and image.shape[2] == 3:
-        encoded = np.fromfile(path, dtype=np.uint8)
-        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
-        if decoded is not None:
-            return np.asarray(decoded, dtype=np.uint8)
-    return as_picture(image)
+def as_picture(image: NDArray[Any]) -> Picture:
+    """An image (H, W, D) as something to look at, (H, W, 3) uint8.
+
+    Three channels and more: the first three. Fewer: the first, as grey. What is not uint8 is stretched from its least
+    to its largest value.
+    """
+    shown = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+    if shown.dtype != np.uint8:
+        low, high = float(shown.min()), float(shown.max())
+        shown = (255 * (shown.astype(np.float64) - low) / ((high - low) or 1)).round()
+    return np.ascontiguousarray(shown, dtype=np.uint8)

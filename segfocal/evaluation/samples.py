@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segfocal.evaluation.painting import Colour, Picture, as_picture, tinted
+from segfocal.evaluation.pictures import Colour, Picture, as_picture, tinted
 
 Array = NDArray[Any]
 

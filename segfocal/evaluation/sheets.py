@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from segfocal.evaluation.painting import Colour, Picture
+from segfocal.evaluation.pictures import Colour, Picture
 
 _GAP, _LINE, _TEXT = 8, 26, 15  # pixels between pictures, of a line of text, of a letter
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
-from segfocal.evaluation.painting import Colour, as_picture
+from segfocal.evaluation.pictures import Colour, as_picture
 from segfocal.evaluation.samples import LabelPainter
 from segfocal.evaluation.sheets import contact_sheet
 
