@@ -10,6 +10,7 @@ from markupsafe import Markup
 from segfocal.evaluation.scores import Scores, ratio
 
 _NAMED = 8  # pairs, at most
+_LETTERS = 60  # of a name in a sentence
 _LEAST = 0.02  # share of a class, below which a confusion is not worth a line
 
 
@@ -84,12 +85,14 @@ def shown(text: str) -> str:
 
 
 def named(name: str) -> Markup:
-    """A name within a sentence: escaped, and unable to turn the letters around it.
+    """A name within a sentence: escaped, unable to turn the letters around it, the middle of a very long one left out.
 
     >>> named("<b>")
     Markup('<bdi>&lt;b&gt;</bdi>')
     """
-    return Markup("<bdi>{}</bdi>").format(shown(name))
+    text = shown(name)
+    side = _LETTERS // 2
+    return Markup("<bdi>{}</bdi>").format(text if len(text) <= _LETTERS else f"{text[:side]}…{text[-side:]}")
 
 
 def plain_name(name: str) -> str:
