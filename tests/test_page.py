@@ -125,6 +125,15 @@ def test_parts_without_figures_are_left_out(tmp_path):
     assert "Training" in [data for tag, data in read(tmp_path, [tmp_path]).texts if tag == "h2"]
 
 
+def test_pictures_that_are_gone_or_damaged_are_left_out(tmp_path):
+    run = whole_run(tmp_path, 3)
+    whole = len(read(run).all("img"))
+    for name, held in (("worst-1-image", None), ("worst-1-truth", b""), ("worst-2-errors", b"no picture")):
+        file = run / "gallery" / f"{name}.jpg"
+        file.unlink() if held is None else file.write_bytes(held)
+    assert len(read(run).all("img")) == whole - 3
+
+
 def test_figures_are_those_of_the_files(tmp_path):
     held = read(whole_run(tmp_path, 3), [tmp_path])
     assert "0.087" in held.text  # ECE

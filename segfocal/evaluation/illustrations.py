@@ -136,7 +136,8 @@ def _small(folder: Path, rows: list[dict[str, Any]]) -> dict[str, tuple[bytes, i
     """The pictures as they are embedded, by their file: bytes, width and height; as large as there is room for."""
     names = [str(row[part]) for row in rows for part in PARTS if row.get(part)]
     files = {name: folder / Path(name).name for name in names}
-    pictures = {name: cv2.imdecode(np.fromfile(file, np.uint8), 1) for name, file in files.items() if file.is_file()}
+    there = {name: np.fromfile(file, np.uint8) for name, file in files.items() if file.is_file()}
+    pictures = {name: cv2.imdecode(data, cv2.IMREAD_COLOR_BGR) for name, data in there.items() if data.size}
     held: dict[str, tuple[bytes, int, int]] = {}
     for width in _WIDTHS:
         held = {name: _reduced(picture, width) for name, picture in pictures.items() if picture is not None}
