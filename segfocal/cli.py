@@ -16,8 +16,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-COMMANDS = ("fit", "validate", "test", "predict", "score", "compare", "check", "stats", "preview")
-LIGHT = ("score", "compare")  # have options of their own, and need no torch
+COMMANDS = ("fit", "validate", "test", "predict", "score", "compare", "report", "check", "stats", "preview")
+LIGHT = ("score", "compare", "report")  # have options of their own, and need no torch
 HELP = """\
 segfocal {version}: train semantic segmentation on imbalanced images
 
@@ -30,6 +30,7 @@ commands
   predict    write label masks and overlays of images: segfocal predict --ckpt_path RUN photos "more/*.jpg" list.txt
   score      score predicted masks, whoever made them, against true ones: --pred FOLDER --target FOLDER; needs no net
   compare    two scored runs: per class, what got better, and whether it may be chance
+  report     make report.html, which fit, validate, test and score write, again: segfocal report runs/NAME/001-test
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
   stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N
@@ -39,7 +40,7 @@ writes palette PNGs of class indices at the image's size, GeoTIFFs of TIFFs that
 --probabilities an .npz per image: `probabilities` (classes, height, width), float16. TIFFs above 40 megapixels are read
 and written by windows. Broken images are told at the end, exit code 3. Ended before its end, the same command goes on.
 
-options of every command but score and compare, which have their own
+options of every command but score, compare and report, which have their own
   --config FILE        a YAML file, the same for every command; of several, later ones win
   --ckpt_path WHICH    best | last | FILE | runs/NAME/000; fit resumes from it, the others need it
   --name NAME          results go to RUNS/NAME/000, 001-test, ...; default: the YAML file's name

@@ -30,6 +30,38 @@ def new_run(runs: Path, name: str, command: str) -> Path:
     return run
 
 
+def fits_behind(run: Path) -> list[Path]:
+    """The runs whose training led to the scores of a run, the first one first: those that have a metrics.csv.
+
+    The head of a config.yaml says which checkpoint its command began with. If the runs have been moved together, the
+    run of that checkpoint is looked for beside this one.
+
+    Example:
+        >>> fits_behind(Path("runs/none"))
+        []
+    """
+    found: list[Path] = []
+    following: Path | None = run
+    while following is not None and following not in found:
+        run, found = following, [following, *found]
+        following = _begun_with(run)
+    return [run for run in found if (run / "metrics.csv").is_file()]
+
+
+def _begun_with(run: Path) -> Path | None:
+    """The run of the checkpoint that a run's command began with."""
+    if not (run / "config.yaml").is_file():
+        return None
+    lines = (run / "config.yaml").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    named = next((line.removeprefix("# from ") for line in lines if line.startswith("# from ")), None)
+    if named is None:
+        return None
+    told = Path(named).parent.parent
+    beside = run.absolute().parent / told.name
+    moved = beside if told.parent.name == beside.parent.name else told
+    return next((folder for folder in (told, moved) if (folder / "config.yaml").is_file()), None)
+
+
 def home_of(runs: Path, name: str) -> Path:
     """Make and return the folder of the runs of a name.
 

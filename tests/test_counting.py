@@ -40,3 +40,6 @@ def test_the_sum_over_images_is_the_matrix_of_the_task(count, activation, dense)
         np.testing.assert_array_equal(images.tally.scores.matrix, task.scores[split].matrix)
         assert images.tally.names == ["0a", "0b", "1a", "1b", "2a", "2b"]
         assert np.isfinite(images.tally.per_image).all()
+        ranked = sorted(zip(images.tally.per_image.tolist(), images.tally.names, strict=True))
+        assert [kept.key for kept in images.gallery.kept] == ranked
+        assert all(kept.image.shape == (16, 24, 3) for kept in images.gallery.kept)

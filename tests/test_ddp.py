@@ -133,6 +133,8 @@ def is_the_same_fit(got, want):
     # In float64, as AdamW makes a difference of the size of the learning rate of the least one in a gradient near 0.
     torch.testing.assert_close(checkpoint(got)["state_dict"], checkpoint(want)["state_dict"], rtol=1e-12, atol=1e-12)
     assert (got / "per_class.csv").read_text() == (want / "per_class.csv").read_text()
+    pictures = [{path.name: path.read_bytes() for path in (run / "gallery").iterdir()} for run in (got, want)]
+    assert pictures[0] == pictures[1]
 
 
 @pytest.mark.parametrize("launcher", [[], TORCHRUN], ids=["lightning", "torchrun"])

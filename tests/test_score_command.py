@@ -67,6 +67,9 @@ def test_two_folders_give_a_table_and_files(folders, capsys):
         "per_class.csv",
         "per_image.csv",
         "counts.npz",
+        "gallery",
+        "charts",
+        "report.html",
     }
 
 

@@ -3,15 +3,22 @@
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from segfocal import __version__
 from segfocal.checkpoints import load_checkpoint, net_state
 from segfocal.configuration import Configuration, config_files
-from segfocal.evaluation.report import show
+from segfocal.data.loading import LabelledImages
+from segfocal.data.palettes import default_palette
+from segfocal.evaluation.gallery import Gallery, Kept, write_gallery
+from segfocal.evaluation.report import show, versions
+from segfocal.evaluation.samples import LabelPainter
 from segfocal.evaluation.tally import Tally
 from segfocal.finding import find_checkpoint, run_of
 from segfocal.processes import rank, tell, told
-from segfocal.runs import new_run
+from segfocal.runs import fits_behind, new_run
 from segfocal.training.counting import CountImages
 
 
@@ -60,8 +67,19 @@ def images_of(configuration: Configuration) -> CountImages:
     return CountImages(task.class_names, task.hparams["ignore_index"])
 
 
-def report(configuration: Configuration, run: Path, command: str, split: str, checkpoint: str, images: Tally) -> None:
-    """Print the table of a split's scores, and write them into the run's directory; the first process does."""
+def report(
+    configuration: Configuration,
+    run: Path,
+    command: str,
+    split: str,
+    checkpoint: str,
+    images: Tally,
+    gallery: Gallery,
+) -> None:
+    """Print the table of a split's scores, and write them and report.html into the run's directory.
+
+    The first process does.
+    """
     if rank():
         return
     scores = configuration.model.scores.get(split)
@@ -70,7 +88,21 @@ def report(configuration: Configuration, run: Path, command: str, split: str, ch
         return
     images.probabilities = configuration.model.probabilities.get(split)
     about = {"segfocal": __version__, "command": command, "split": split, "checkpoint": checkpoint}
-    show(images, split, run, about)
+    show(images, split, run, about | {"versions": versions()})
+    data, names = configuration.datamodule, configuration.model.class_names
+    known = data.datasets[split].samples if isinstance(data, LabelledImages) else []
+    sources = {sample.name: sample for sample in known}
+
+    def image_of(kept: Kept) -> NDArray[Any] | None:
+        """As it is stored, which may be larger than what the net saw."""
+        return sources[kept.name].image() if kept.name in sources else kept.image
+
+    from segfocal.evaluation.page import write_report  # with matplotlib, which a mistake need not wait for
+
+    palette = getattr(data, "palette", None) or default_palette(len(names))
+    painter = LabelPainter(names, palette, configuration.model.hparams["ignore_index"])
+    write_gallery(gallery, run, painter, image_of)
+    print(f"report: {write_report(run, fits_behind(run))}")
 
 
 def with_config_of_run(command: str, options: list[str]) -> list[str]:

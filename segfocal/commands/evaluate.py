@@ -15,5 +15,5 @@ def evaluate(command: str, options: list[str]) -> None:
     trainer = configuration.build_trainer(run, [images], logged=False)
     score, split = (trainer.test, "test") if command == "test" else (trainer.validate, "val")
     score(configuration.model, datamodule=configuration.datamodule, verbose=False)
-    report(configuration, run, command, split, str(checkpoint), images.tally)
+    report(configuration, run, command, split, str(checkpoint), images.tally, images.gallery)
     print(f"run: {run}")

@@ -59,7 +59,7 @@ def fit(options: list[str]) -> None:
         trainer.callbacks.append(images)  # type: ignore[attr-defined]
         trainer.loggers = []  # the curves are those of the fit
         trainer.validate(configuration.model, datamodule=data, verbose=False)
-        report(configuration, run, "fit", "val", chosen, images.tally)
+        report(configuration, run, "fit", "val", chosen, images.tally, images.gallery)
     print(f"run: {run}")
 
 

@@ -4,19 +4,24 @@ import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
+from numpy.typing import NDArray
 
 from segfocal import __version__
 from segfocal.data.classes import ClassSet, check_names, resolve_classes
 from segfocal.data.files import DataError
+from segfocal.data.images import read_image
 from segfocal.data.labels import FORMS, Labels
 from segfocal.data.pairing import files_by_stem
+from segfocal.data.palettes import default_palette
 from segfocal.data.parallel import in_parallel
 from segfocal.data.samples import FileSample
 from segfocal.evaluation.counts import ImageCounts, count_image
-from segfocal.evaluation.report import show
+from segfocal.evaluation.gallery import Gallery, Kept, write_gallery
+from segfocal.evaluation.report import show, versions
+from segfocal.evaluation.samples import LabelPainter
 from segfocal.evaluation.tally import Tally
 from segfocal.mistakes import ConfigError
 from segfocal.runs import new_run
@@ -61,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
         default="error",
         help="what becomes of other values: error, ignore, background, or the values to ignore, such as [0, 254]",
     )
+    words.add_argument("--images", type=_path, metavar="FOLDER", help="the images, of the same names, for the report")
+    words.add_argument("--image_suffix", default="", help="end of the images' names, such as _leftImg8bit")
     words.add_argument("--masks", choices=[form for form in FORMS if form != "per_class"], default="index")
     words.add_argument("--pred_suffix", default="", help="end of the predictions' names, before the extension")
     words.add_argument("--target_suffix", default="", help="end of the targets' names, such as _gtFine_labelIds")
@@ -77,17 +84,26 @@ def score(options: list[str]) -> None:
     if not 0 <= asked.boundary <= 1:
         raise ConfigError(f"Expected `--boundary` in 0..1, got {asked.boundary}. The usual width is 0.02.")
     classes, labels = _labels(asked)
-    pairs = _pairs(asked)
-    tally = _counted(pairs, classes, labels, asked.boundary, asked.pred_values)
+    pairs, images = _pairs(asked)
+    tally, gallery = _counted(pairs, classes, labels, asked.boundary, asked.pred_values)
     run = new_run(asked.runs, asked.name, "score")
     about = {"segfocal": __version__, "command": "score", "pred": str(asked.pred), "target": str(asked.target)}
-    show(tally, "score", run, about)
-    print(f"run: {run}")
+    show(tally, "score", run, about | {"options": options, "versions": versions()})
+    palette = classes.palette or default_palette(len(classes.names))
+
+    def image_of(kept: Kept) -> NDArray[Any] | None:
+        file = images.get(kept.name)
+        return None if file is None else read_image(file, str(file))
+
+    from segfocal.evaluation.page import write_report  # with matplotlib, which a mistake need not wait for
+
+    write_gallery(gallery, run, LabelPainter(classes.names, palette, asked.ignore_index), image_of)
+    print(f"report: {write_report(run)}\nrun: {run}")
 
 
 def _labels(asked: argparse.Namespace) -> tuple[ClassSet, Labels]:
-    for option in ("pred", "target"):
-        if not (folder := getattr(asked, option)).is_dir():
+    for option in ("pred", "target", "images"):
+        if (folder := getattr(asked, option)) is not None and not folder.is_dir():
             raise DataError(f"{folder}: `--{option}` must be an existing folder. Correct the path.")
     named: str | None = asked.classes
     is_file = named is None or named.endswith((".txt", ".yaml", ".yml", ".json"))
@@ -112,8 +128,8 @@ def _labels(asked: argparse.Namespace) -> tuple[ClassSet, Labels]:
     return classes, labels
 
 
-def _pairs(asked: argparse.Namespace) -> list[tuple[str, FileSample, FileSample]]:
-    """Name, prediction and target of each image.
+def _pairs(asked: argparse.Namespace) -> tuple[list[tuple[str, FileSample, FileSample]], dict[str, Path]]:
+    """Name, prediction and target of each image; and the files of the images, if they were given.
 
     Raises:
         DataError: Some file has no partner.
@@ -121,6 +137,10 @@ def _pairs(asked: argparse.Namespace) -> list[tuple[str, FileSample, FileSample]
     predictions, faults = files_by_stem(Path(), asked.pred, asked.pred_suffix)
     targets, more = files_by_stem(Path(), asked.target, asked.target_suffix)
     faults += more
+    images: dict[str, Path] = {}
+    if asked.images is not None:
+        images, more = files_by_stem(Path(), asked.images, asked.image_suffix)
+        faults += more
     if not faults:
         faults += [
             f"{file}: has no prediction {asked.pred / stem}{asked.pred_suffix}.*. Add it, or score fewer targets."
@@ -132,10 +152,15 @@ def _pairs(asked: argparse.Namespace) -> list[tuple[str, FileSample, FileSample]
             for stem, file in predictions.items()
             if stem not in targets
         ]
+        faults += [
+            f"{file}: has no image {asked.images / stem}{asked.image_suffix}.*. Add it, or leave out `--images`."
+            for stem, file in targets.items()
+            if asked.images is not None and stem not in images
+        ]
         if faults and not predictions.keys() & targets.keys():
             faults.insert(0, "No prediction has the name of a target. Set --pred_suffix or --target_suffix.")
     _refuse(faults)
-    return [(stem, _mask(predictions[stem]), _mask(target)) for stem, target in targets.items()]
+    return [(stem, _mask(predictions[stem]), _mask(target)) for stem, target in targets.items()], images
 
 
 def _mask(file: Path) -> FileSample:
@@ -144,12 +169,13 @@ def _mask(file: Path) -> FileSample:
 
 def _counted(
     pairs: Sequence[tuple[str, FileSample, FileSample]], classes: ClassSet, labels: Labels, width: float, values: str
-) -> Tally:
+) -> tuple[Tally, Gallery]:
+    gallery = Gallery()
     guessed = Labels(labels.num_classes, labels.ignore_index, form=labels.form) if values == "index" else labels
     overlap = labels.dense or labels.num_classes == 1
 
     def count(pair: tuple[str, FileSample, FileSample]) -> tuple[ImageCounts | None, list[str]]:
-        _, predicted, wanted = pair
+        name, predicted, wanted = pair
         try:
             (prediction, wrong), (target, bad) = predicted.decoded(guessed), wanted.decoded(labels)
             if prediction is None or target is None:
@@ -159,7 +185,9 @@ def _counted(
                 return None, [f"{predicted.name}: is {sizes[0]}, its target {wanted.name} {sizes[1]}. Resize it."]
             if overlap and target.ndim == 2:
                 prediction, target = prediction[None], target[None]
-            return count_image(prediction, target, labels.num_classes, labels.ignore_index, width=width), []
+            counted = count_image(prediction, target, labels.num_classes, labels.ignore_index, width=width)
+            gallery.offer(name, counted, prediction, target)
+            return counted, []
         except DataError as error:
             return None, [str(error)]
         except ValueError as error:  # of what was read without a fault only the prediction can be wrong: it holds void
@@ -173,7 +201,7 @@ def _counted(
         tally.add(name, counted)
     if not tally.scores.support.any():
         raise DataError(_nothing(pairs, labels))
-    return tally
+    return tally, gallery
 
 
 def _nothing(pairs: Sequence[tuple[str, FileSample, FileSample]], labels: Labels) -> str:

@@ -67,7 +67,9 @@ def overlay(
     return np.clip(mixed.round(), 0, 255).astype(np.uint8)
 
 
-def tinted(image: Picture, labels: Labels, class_names: Sequence[str], palette: Sequence[Colour]) -> Picture:
+def tinted(
+    image: Picture, labels: Labels, class_names: Sequence[str], palette: Sequence[Colour], opacity: float = 0.5
+) -> Picture:
     """The image under the colours of its labels, whatever their kind; the background stays untinted.
 
     Args:
@@ -76,6 +78,7 @@ def tinted(image: Picture, labels: Labels, class_names: Sequence[str], palette: 
             Other values, such as those of ignored pixels, stay untinted.
         class_names: The C names.
         palette: One colour per class.
+        opacity: Share of the colour, in 0..1.
 
     Example:
         >>> grey = np.full((2, 2, 3), 100, np.uint8)
@@ -86,11 +89,11 @@ def tinted(image: Picture, labels: Labels, class_names: Sequence[str], palette: 
     if labels.ndim == 3:
         for index, plane in enumerate(labels):
             if index not in background:
-                image = overlay(image, plane, [(0, 0, 0), palette[index]], clear=[0])
+                image = overlay(image, plane, [(0, 0, 0), palette[index]], opacity, clear=[0])
         return image
     if len(class_names) == 1:
-        return overlay(image, labels, [(0, 0, 0), palette[0]], clear=[0])
-    return overlay(image, labels, palette, clear=background)
+        return overlay(image, labels, [(0, 0, 0), palette[0]], opacity, clear=[0])
+    return overlay(image, labels, palette, opacity, clear=background)
 
 
 def as_picture(image: NDArray[Any]) -> Picture:

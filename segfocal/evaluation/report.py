@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,18 @@ def write(scores: Scores, folder: Path, about: dict[str, Any], tally: Tally | No
             rows.writerow([name, *("" if value is None else value for value in row.values())])
     if tally:
         _write_images(tally, folder)
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that scores depend on, those that are loaded.
+
+    Example:
+        >>> "numpy" in versions()
+        True
+    """
+    names = ("numpy", "cv2", "torch", "pytorch_lightning", "segmentation_models_pytorch")
+    loaded = {name: sys.modules[name] for name in names if name in sys.modules}
+    return {"python": platform.python_version(), **{name: str(held.__version__) for name, held in loaded.items()}}
 
 
 def _write_images(tally: Tally, folder: Path) -> None:

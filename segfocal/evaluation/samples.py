@@ -48,12 +48,12 @@ class LabelPainter:
         ]
         return [*entries, ("ignored (striped)", (0, 0, 0))]
 
-    def paint(self, image: Array, mask: Array) -> Picture:
-        """Return the picture (H, W, 3) in the size of the mask."""
+    def paint(self, image: Array, mask: Array, opacity: float = 0.5) -> Picture:
+        """Return the picture (H, W, 3) in the size of the mask, the colours having this share in it."""
         ignored = mask == self.ignore_index
         labels = np.where(ignored, len(self.palette) + 1, mask).astype(np.int64)  # a label without a colour
-        picture = tinted(as_picture(image), labels, self.class_names, self.palette)
-        return _striped(picture, ignored if mask.ndim == 2 else ignored.any(0))
+        picture = tinted(as_picture(image), labels, self.class_names, self.palette, opacity)
+        return striped(picture, ignored if mask.ndim == 2 else ignored.any(0))
 
     @property
     def _clear(self) -> list[int]:
@@ -73,10 +73,11 @@ def shortened(text: str, letters: int) -> str:
     return f"{text[: side - 1]}..{text[-side:]}"
 
 
-def _striped(picture: Picture, there: Array) -> Picture:
+def striped(picture: Picture, there: Array) -> Picture:
     """Dark and light stripes, which are seen on black and on white, and let the picture through."""
-    rows, columns = np.indices(there.shape)
+    rows, columns = np.nonzero(there)
     width = max(1, round(there.shape[1] / (2 * _STRIPES)))
     light = (rows + columns) // width % 2 == 1
-    stripes = np.where(light[..., None], 0.5 * picture + 127.5, 0.3 * picture)
-    return np.where(there[..., None], stripes.round(), picture).astype(np.uint8)
+    below, picture = picture[rows, columns], picture.copy()
+    picture[rows, columns] = np.where(light[:, None], 0.5 * below + 127.5, 0.3 * below).round()
+    return picture

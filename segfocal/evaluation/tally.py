@@ -47,7 +47,7 @@ class Tally:
             self.__dict__.pop(cached, None)
         matrix, boundary = counted
         self.names.append(name)
-        self._images.append(_rights(matrix))
+        self._images.append(rights(matrix))
         self._matrix = matrix if self._matrix is None else self._matrix + matrix
         self._boundary = boundary if self._boundary is None else self._boundary + boundary
 
@@ -83,7 +83,7 @@ class Tally:
         return means
 
 
-def _rights(matrix: Counts) -> Counts:
+def rights(matrix: Counts) -> Counts:
     """Per class, (C, 3): right, predicted, in the target."""
     if matrix.ndim == 3:
         return np.stack([matrix[:, 1, 1], matrix[:, :, 1].sum(1), matrix[:, 1].sum(1)], axis=1)

@@ -5,10 +5,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from segfocal.evaluation.counts import ImageCounts, Labels, count_image
+from segfocal.evaluation.gallery import Gallery, merged
 from segfocal.evaluation.tally import Tally
 from segfocal.processes import of_all
 
@@ -18,7 +20,8 @@ _Counted = tuple[str, ImageCounts]
 class CountImages(Callback):
     """Counts the images of a validation or test while the net works on the next ones; `tally` holds them at the end.
 
-    Of several processes each counts its own images, and all have the tally of all.
+    `gallery` holds the worst and the best of them. Of several processes each counts its own images, and all have the
+    tally and the gallery of all.
 
     Args:
         class_names: The C names.
@@ -27,13 +30,13 @@ class CountImages(Callback):
 
     def __init__(self, class_names: Sequence[str], ignore_index: int) -> None:
         self.class_names, self.ignore_index = class_names, ignore_index
-        self.tally = Tally(class_names)
+        self.tally, self.gallery = Tally(class_names), Gallery()
         self._pool: ThreadPoolExecutor | None = None
         self._counting: list[tuple[str, Future[ImageCounts]]] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew."""
-        self._pool, self._counting = ThreadPoolExecutor(2), []
+        self._pool, self._counting, self.gallery = ThreadPoolExecutor(2), [], Gallery()
 
     def on_validation_batch_end(
         self,
@@ -46,12 +49,11 @@ class CountImages(Callback):
     ) -> None:
         """Count the images of a batch, whose labels the step has returned."""
         assert self._pool is not None
-        count, ignore = len(self.class_names), self.ignore_index
         predictions, targets = _plain(outputs), _plain(batch["mask"])
+        images = batch["image"].permute(0, 2, 3, 1).cpu().numpy()
         names = batch.get("name", [f"{batch_idx}-{number}" for number in range(len(targets))])
-        for name, prediction, target in zip(names, predictions, targets, strict=False):  # fillers have no name
-            pair = _alike(prediction, target, count, ignore)
-            self._counting.append((name, self._pool.submit(count_image, *pair, count, ignore)))
+        for name, *arrays in zip(names, predictions, targets, images, strict=False):  # fillers have no name
+            self._counting.append((name, self._pool.submit(self._count, name, *arrays)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add up what all processes have counted."""
@@ -61,6 +63,16 @@ class CountImages(Callback):
         self.tally = Tally(self.class_names)
         for name, counts in (image for of_process in of_all(counted) for image in of_process):
             self.tally.add(name, counts)
+        wanted = merged(of_all([kept.key for kept in self.gallery.kept]))
+        chosen = of_all([kept for kept in self.gallery.kept if kept.key in wanted])
+        self.gallery = Gallery(kept for of_process in chosen for kept in of_process)
+
+    def _count(self, name: str, prediction: Labels, target: Labels, image: NDArray[Any]) -> ImageCounts:
+        count, ignore = len(self.class_names), self.ignore_index
+        pair = _alike(prediction, target, count, ignore)
+        counted = count_image(*pair, count, ignore)
+        self.gallery.offer(name, counted, *pair, image)
+        return counted
 
     on_test_start, on_test_batch_end, on_test_end = on_validation_start, on_validation_batch_end, on_validation_end
 
