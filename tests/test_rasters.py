@@ -1,5 +1,10 @@
 """Large TIFFs: the same pixels as when they are read whole, each block once; GeoTIFFs of labels."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import rasterio
@@ -138,3 +143,26 @@ def test_a_tiff_without_a_place_on_earth_has_no_georeference(tmp_path):
         file.write(np.array([[0, 299], [1, 2]]))
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(tmp_path / "b.tif") as written:
         assert written.read(1).tolist() == [[0, 299], [1, 2]], "more classes than a palette holds take 16 bits"
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path):
+    code = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from segfocal.data.rasters import PaletteTiff
+from segfocal.writing import written_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+labels = np.random.default_rng(0).integers(0, 200, (1500, 600))
+try:
+    with written_whole(Path({str(tmp_path / "a.tif")!r})) as part:
+        with PaletteTiff(part, (1500, 600), [(0, 0, 0)] * 200, None) as file:
+            file.write(labels)
+except OSError as error:
+    print(error.errno)
+"""
+    words = [sys.executable, "-c", code]
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run(words, env=here, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert out.strip() == str(errno.ENOSPC)
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 Shapes: H x W pixels, D bands.
 """
 
+import errno
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,6 +161,19 @@ def georeference(path: Path, name: str) -> Georeference | None:
         return found if found.crs is not None or not found.transform.is_identity or found.gcps[0] else None
 
 
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """What GDAL cannot write is told as a full disk is, which it mostly is: its errors have no number."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        raise OSError(
+            errno.ENOSPC, f"Expected room for a GeoTIFF, which could not be written ({error})", path
+        ) from error
+
+
 class PaletteTiff:
     """A GeoTIFF of class indices, shown in the palette's colours: tiled, compressed, without a value for no data.
 
@@ -224,13 +238,16 @@ class PaletteTiff:
     def _put(self, rows: Array) -> None:
         from rasterio.windows import Window
 
-        if len(rows):
+        if not len(rows):
+            return
+        with _room_for(self.path):
             self._file.write(rows, 1, window=Window(0, self._top, self.size[1], len(rows)))
             self._top += len(rows)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """End the file."""
-        if kind is None and self._held:
-            self._put(np.concatenate(self._held))
-        self._file.close()
+        with _room_for(self.path):
+            if kind is None and self._held:
+                self._put(np.concatenate(self._held))
+            self._file.close()
         self._env.__exit__(kind, *rest)
