@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-COMMANDS = ("fit", "validate", "test", "predict", "score", "compare", "check", "stats", "preview")
+COMMANDS = ("fit", "validate", "test", "predict", "score", "compare", "check", "stats", "preview", "export")
 LIGHT = ("score", "compare")  # have options of their own, and need no torch
 HELP = """\
 segfocal {version}: train semantic segmentation on imbalanced images
@@ -33,6 +33,8 @@ commands
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
   stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N
+  export     a checkpoint's net as ONNX, torch.export and safetensors, each compared with the net; --format onnx,torch,
+             --input uint8 | normalised, --output labels | probabilities | logits, --size H,W
 
 options of every command but score and compare, which have their own
   --config FILE        a YAML file, the same for every command; of several, later ones win
@@ -57,6 +59,7 @@ examples
   segfocal test --ckpt_path runs/quickstart/000
   segfocal predict --ckpt_path runs/camvid_cpu/000 --data.images photos
   segfocal fit --print_config > my.yaml
+  segfocal export --ckpt_path runs/camvid_cpu/000 --format onnx
   segfocal check --data.root my_data
   segfocal stats --config configs/quickstart.yaml
   segfocal preview --data.root my_data --data.augment street
@@ -134,6 +137,10 @@ def _run(command: str, options: list[str]) -> int:
     if {"-h", "--help"} & set(options):
         words = [word for word in options if word not in ("-h", "--help")]
         print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]\n")
+        if command == "export":
+            from segfocal.commands.export import parser
+
+            print(parser().format_help())
         print(f"Every option, as YAML; on the command line such as --model.lr 0.01.\n\n{template(words)}")
         return 0
     if "--print_config" in options:
@@ -160,6 +167,10 @@ def _run(command: str, options: list[str]) -> int:
             from segfocal.commands.preview import preview
 
             preview(options)
+        case "export":
+            from segfocal.commands.export import export
+
+            export(options)
         case _:
             from segfocal.commands.look import check
 

@@ -1,0 +1,283 @@
+"""`segfocal export`: a checkpoint's net as files that run without segfocal, each compared with the net."""
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from segfocal import __version__
+from segfocal.commands.common import restore, start_run, with_config_of_run
+from segfocal.commands.score import Parser
+from segfocal.configuration import Configuration
+from segfocal.data.palettes import default_palette
+from segfocal.export import (
+    OPSET,
+    Deployed,
+    ExportError,
+    Format,
+    Input,
+    Output,
+    Size,
+    onnx_bytes,
+    safetensors_bytes,
+    torch_bytes,
+    trace,
+)
+from segfocal.mistakes import ConfigError
+from segfocal.parity import SIZES, Difference, Run, compare, expected, open_onnx, open_torch, open_weights
+
+Json = dict[str, Any]
+
+FILES: dict[Format, str] = {"safetensors": "weights.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
+_NEEDS: dict[Format, tuple[str, ...]] = {
+    "safetensors": ("safetensors",), "torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")
+}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of this command's own."""
+    words = Parser("segfocal export", add_help=False, allow_abbrev=False)
+    words.add_argument(
+        "--format",
+        type=_formats,
+        default=list(FILES),
+        metavar="LIST",
+        help="onnx (model.onnx), torch (model.pt2, of torch.export) or safetensors (the weights alone), or several, "
+        "such as onnx,torch; default: all three",
+    )
+    words.add_argument(
+        "--input",
+        choices=get_args(Input),
+        default="uint8",
+        help="what the file takes: images in 0..255, which it normalises itself; or float32 images that are normalised "
+        "as model.json says; default: uint8",
+    )
+    words.add_argument(
+        "--output",
+        choices=get_args(Output),
+        default="labels",
+        help="what it gives: the class of each pixel (sigmoid: 0 or 1 per class), the probabilities of the classes, or "
+        "the logits; default: labels",
+    )
+    words.add_argument(
+        "--size",
+        type=_size,
+        metavar="H,W",
+        help="for images of this size only, for nets or runtimes that take no others; default: any size",
+    )
+    return words
+
+
+def _formats(word: str) -> list[Format]:
+    named = [name.strip() for name in word.split(",")]
+    if wrong := [name for name in named if name not in FILES]:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(FILES)}, got {wrong[0]!r}")
+    return [name for name in FILES if name in named]
+
+
+def _size(word: str) -> Size:
+    sides = word.split(",")
+    if len(sides) != 2 or not all(side.strip().isdecimal() and 1 <= int(side) <= 16384 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be two whole numbers such as 360,480, got {word!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def export(options: list[str]) -> None:
+    """Write the files, compare them with the net, and keep those that give the same.
+
+    Raises:
+        ConfigError: An option, or a package that is not installed.
+        ExportError: A file could not be written, or does not give the same; the others are kept.
+    """
+    asked, others = parser().parse_known_args(options)
+    _check_installed(asked.format)
+    configuration = Configuration("export", with_config_of_run("export", others))
+    checkpoint = restore(configuration)
+    task = configuration.model
+    how = {name: task.hparams[name] for name in ("activation", "threshold")}
+    how |= {"input": asked.input, "output": asked.output, "divisor": task.hparams["size_divisor"]}
+    deployed = Deployed(task.net, task._mean, task._std, **how)
+    about = _trained(configuration, checkpoint) | _interface(deployed, task.class_names, asked.size)
+    run = start_run(configuration, options, "export", checkpoint)
+    faults: dict[str, str] = {}  # of files
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as folder:
+        part = Path(folder)
+        (part / "model.json").write_text(_json(about), encoding="utf-8")
+        files = _written(deployed, _json(about), asked.format, asked.size, part, faults)
+        measured = _measured(files, deployed, (asked.size,) if asked.size else SIZES, faults)
+        about["files"] = {name: _figures(part / name, measured[name]) for name in files if name not in faults}
+        if about["files"]:
+            (part / "model.json").write_text(_json(about), encoding="utf-8")
+            for name in (*about["files"], "model.json"):
+                (part / name).replace(run / name)
+    if faults:
+        alike = {text: [name for name in faults if faults[name] == text] for text in faults.values()}
+        raise ExportError("\n".join(f"{' and '.join(names)} not written. {text}" for text, names in alike.items()))
+    print(f"run: {run}; model.json says what the files take and give")
+
+
+def _check_installed(formats: Sequence[Format]) -> None:
+    for chosen in formats:
+        if missing := [package for package in _NEEDS[chosen] if find_spec(package) is None]:
+            raise ConfigError(
+                f"Expected {', '.join(_NEEDS[chosen])} to be installed for `--format {chosen}`, got no "
+                f"{', no '.join(missing)}. Install segfocal with its extra, `pip install '.[export]'` in its folder, "
+                "or choose another --format."
+            )
+
+
+def _trained(configuration: Configuration, checkpoint: Path) -> Json:
+    """What was trained, on what."""
+    task, options = configuration.model, configuration.config.data.get("init_args", {})
+    names = task.class_names
+    net = configuration.net.as_dict()
+    if "encoder_weights" in net.get("init_args", {}):
+        net["init_args"]["encoder_weights"] = None  # weights.safetensors has all of them
+    palette = getattr(configuration.datamodule, "palette", None) or default_palette(len(names))
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "segfocal": __version__,
+        "torch": str(torch.__version__),
+        "checkpoint": {"file": str(checkpoint), "sha256": digest},
+        "net": net,
+        "class_names": names,
+        "palette": [list(colour) for colour in palette],
+        "ignore_index": task.hparams["ignore_index"],
+        "mean": task.hparams["mean"],
+        "std": task.hparams["std"],
+        "value_range": options.get("value_range"),
+        "data_size": options.get("size"),
+    }
+
+
+def _interface(deployed: Deployed, names: list[str], size: Size | None) -> Json:
+    """What goes into a file and what comes out."""
+    bands, sides = len(deployed.mean), size or ("height", "width")
+    example = deployed.finished(torch.zeros(1, len(names), 1, 1))
+    channels = [len(names)] if example.ndim == 4 else []
+    uint8, softmax = deployed.input == "uint8", deployed.activation == "softmax"
+    largest = len(names) - 1 if softmax and deployed.output == "labels" else 1
+    return {
+        "in_channels": bands,
+        "size_divisor": deployed.divisor,
+        "activation": deployed.activation,
+        "threshold": None if softmax else deployed.threshold,
+        "input": {
+            "name": "images",
+            "shape": ["batch", bands, *sides],
+            "dtype": "uint8" if uint8 else "float32",
+            "values": "0..255" if uint8 else "(image / 255 - mean) / std",
+            "channels": "RGB" if bands == 3 else None,
+        },
+        "output": {
+            "name": deployed.output,
+            "shape": ["batch", *channels, *sides],
+            "dtype": str(example.dtype).removeprefix("torch."),
+            "values": "any" if deployed.output == "logits" else f"0..{largest}",
+        },
+    }
+
+
+def _json(about: Json) -> str:
+    return json.dumps(about, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def _written(
+    deployed: Deployed, about: str, formats: Sequence[Format], size: Size | None, part: Path, faults: dict[str, str]
+) -> dict[str, Run]:
+    """Write files into a folder and open them again; what goes wrong becomes the fault of its file."""
+    opened: dict[str, Run] = {}
+    program = None
+    for chosen in formats:
+        name, start = FILES[chosen], time.monotonic()
+        print(f"writing {name} ...", flush=True)
+        with _noting(faults, name):
+            if chosen == "safetensors":
+                (part / name).write_bytes(safetensors_bytes(deployed.net))
+                opened[name] = open_weights(part, deployed)
+            else:
+                program = program or trace(deployed, size)
+                content = torch_bytes(program, about) if chosen == "torch" else onnx_bytes(program, about, size)
+                (part / name).write_bytes(content)
+                opened[name] = open_torch(part / name) if chosen == "torch" else open_onnx(part / name)
+            opset = f", opset {OPSET}" if chosen == "onnx" else ""
+            megabytes = (part / name).stat().st_size / 1e6
+            print(f"  {megabytes:.1f} MB{opset}, {time.monotonic() - start:.0f} s", flush=True)
+    return opened
+
+
+def _measured(
+    files: dict[str, Run], deployed: Deployed, sizes: Sequence[Size], faults: dict[str, str]
+) -> dict[str, dict[str, Difference]]:
+    """Compare files with the net, size by size, and print how far they are apart."""
+    measured: dict[str, dict[str, Difference]] = {name: {} for name in files}
+    if files:
+        print(f"largest difference of the {deployed.output} from those of the checkpoint's net, computed in float64")
+    for size in sizes if files else ():
+        shown = f"{size[0]} x {size[1]}"
+        try:
+            cases = expected(deployed, size)
+        except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
+            raise ExportError(
+                f"Expected the net to take images of any size, got an error for {shown}: {str(error)[:300]} Give the "
+                "size that it takes, --size H,W."
+            ) from error
+        print(f"  {shown:<10} {'the net in float32':<20} {max(case.rounding for case in cases):.1e}", flush=True)
+        for name in [name for name in files if name not in faults]:
+            with _noting(faults, name):
+                measured[name][shown] = found = compare(files[name], deployed, cases)
+                print(f"  {shown:<10} {name:<20} {_told(found, deployed.output)}", flush=True)
+                if not found.fits:
+                    raise ExportError(_refusal(found, shown))
+    return measured
+
+
+def _told(found: Difference, output: Output) -> str:
+    if output != "labels":
+        return f"{found.largest:.1e}"
+    return f"{100 * found.share:.4f} % of the pixels, at most {found.largest:.1e} from a tie" if found.share else "none"
+
+
+def _refusal(found: Difference, shown: str) -> str:
+    if found.share:
+        got = f"{100 * found.share:.3g} % other labels, {found.largest:.2g} from a tie"
+    else:
+        got = f"a difference of {found.largest:.2g}"
+    return (
+        f"Expected the results of the checkpoint's net within {found.allowed:.2g}, got {got}, at {shown}. Try a fixed "
+        "size (--size H,W), or another --format."
+    )
+
+
+def _figures(file: Path, measured: dict[str, Difference]) -> Json:
+    """A file's checksum, and how far it is from the net at each size."""
+    return {
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "opset": OPSET if file.suffix == ".onnx" else None,
+        "largest_difference": {size: found.largest for size, found in measured.items()},
+        "share_of_labels": {size: found.share for size, found in measured.items()},
+        "allowed": max(found.allowed for found in measured.values()),
+    }
+
+
+@contextmanager
+def _noting(faults: dict[str, str], name: str) -> Iterator[None]:
+    """Turn what is raised into the fault of a file, but for a full disk or memory."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except ExportError as error:
+        faults[name] = str(error)
+    except Exception as error:  # the runtimes raise errors of their own
+        lines = str(error).splitlines() or [type(error).__name__]
+        faults[name] = f"It does not run: {lines[0]:.300} Try a fixed size (--size H,W), or another --format."
