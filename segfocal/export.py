@@ -31,6 +31,9 @@ Size = tuple[int, int]
 OPSET = 18  # of ONNX: what torch writes without converting, and every runtime since 2023 reads
 
 
+_POOL = torch.ops.aten.adaptive_avg_pool2d.default
+
+
 class ExportError(RuntimeError):
     """A net that cannot be written in a format, or a file whose results are not those of the net."""
 
@@ -174,11 +177,11 @@ def onnx_bytes(program: ExportedProgram, about: str, size: Size | None = None) -
         ExportError: The net uses what ONNX has not.
     """
     try:
-        table = torch.export.default_decompositions()
-        table[torch.ops.aten.adaptive_avg_pool2d.default] = _adaptive_avg_pool2d
         with _quiet(), _symbols(small=True), torch.no_grad():
+            if any(node.target is _POOL for node in program.graph.nodes):
+                program = program.run_decompositions({_POOL: _adaptive_avg_pool2d})
             written = torch.onnx.export(
-                program.run_decompositions(table),
+                program,
                 input_names=[json.loads(about)["input"]["name"]],
                 output_names=[json.loads(about)["output"]["name"]],
                 opset_version=OPSET,
@@ -233,13 +236,15 @@ def load_net(folder: Path) -> nn.Module:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--net", type=nn.Module)
     described = json.loads((folder / "model.json").read_text(encoding="utf-8"))["net"]
-    net: nn.Module = parser.instantiate_classes(parser.parse_object({"net": described})).net
+    net: nn.Module = parser.instantiate(parser.parse_object({"net": described})).net
     net.load_state_dict(load_file(folder / "weights.safetensors"))
     return net.eval()
 
 
 def _adaptive_avg_pool2d(features: Tensor, output_size: list[int]) -> Tensor:
     """As a product with a matrix per side, which ONNX can build from the size; torch's own way fixes the size."""
+    if tuple(output_size) == (1, 1):
+        return features.mean((-2, -1), keepdim=True)
     rows, columns = (
         _means(features, side, count) for side, count in zip(features.shape[-2:], output_size, strict=True)
     )
@@ -264,18 +269,15 @@ def _symbols(*, small: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch and its converter tell about themselves; errors are raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Without what torch and its converter tell about themselves; what goes wrong is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _refusal(what: str, error: Exception, size: Size | None) -> ExportError:

@@ -19,6 +19,8 @@ ALLOWED = {
     "data": {"segfocal.data"},
     "models": set(),
     "inference": set(),
+    "export": {"segfocal.inference"},
+    "parity": {"segfocal.export", "segfocal.inference"},
     "checkpoints": set(),
     "processes": set(),
     "runs": set(),

@@ -35,6 +35,7 @@ from segfocal.mistakes import ConfigError
 from segfocal.parity import SIZES, Difference, Run, compare, expected, open_onnx, open_torch, open_weights
 
 Json = dict[str, Any]
+Faults = dict[str, Exception]  # of files
 
 FILES: dict[Format, str] = {"safetensors": "weights.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
 _NEEDS: dict[Format, tuple[str, ...]] = {
@@ -107,7 +108,7 @@ def export(options: list[str]) -> None:
     deployed = Deployed(task.net, task._mean, task._std, **how)
     about = _trained(configuration, checkpoint) | _interface(deployed, task.class_names, asked.size)
     run = start_run(configuration, options, "export", checkpoint)
-    faults: dict[str, str] = {}  # of files
+    faults: Faults = {}
     with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as folder:
         part = Path(folder)
         (part / "model.json").write_text(_json(about), encoding="utf-8")
@@ -118,9 +119,7 @@ def export(options: list[str]) -> None:
             (part / "model.json").write_text(_json(about), encoding="utf-8")
             for name in (*about["files"], "model.json"):
                 (part / name).replace(run / name)
-    if faults:
-        alike = {text: [name for name in faults if faults[name] == text] for text in faults.values()}
-        raise ExportError("\n".join(f"{' and '.join(names)} not written. {text}" for text, names in alike.items()))
+    _refuse(faults)
     print(f"run: {run}; model.json says what the files take and give")
 
 
@@ -192,7 +191,7 @@ def _json(about: Json) -> str:
 
 
 def _written(
-    deployed: Deployed, about: str, formats: Sequence[Format], size: Size | None, part: Path, faults: dict[str, str]
+    deployed: Deployed, about: str, formats: Sequence[Format], size: Size | None, part: Path, faults: Faults
 ) -> dict[str, Run]:
     """Write files into a folder and open them again; what goes wrong becomes the fault of its file."""
     opened: dict[str, Run] = {}
@@ -216,7 +215,7 @@ def _written(
 
 
 def _measured(
-    files: dict[str, Run], deployed: Deployed, sizes: Sequence[Size], faults: dict[str, str]
+    files: dict[str, Run], deployed: Deployed, sizes: Sequence[Size], faults: Faults
 ) -> dict[str, dict[str, Difference]]:
     """Compare files with the net, size by size, and print how far they are apart."""
     measured: dict[str, dict[str, Difference]] = {name: {} for name in files}
@@ -270,14 +269,29 @@ def _figures(file: Path, measured: dict[str, Difference]) -> Json:
 
 
 @contextmanager
-def _noting(faults: dict[str, str], name: str) -> Iterator[None]:
-    """Turn what is raised into the fault of a file, but for a full disk or memory."""
+def _noting(faults: Faults, name: str) -> Iterator[None]:
+    """Note what is raised as the fault of a file, but for a full disk or memory."""
     try:
         yield
     except (OSError, MemoryError):
         raise
-    except ExportError as error:
-        faults[name] = str(error)
     except Exception as error:  # the runtimes raise errors of their own
-        lines = str(error).splitlines() or [type(error).__name__]
-        faults[name] = f"It does not run: {lines[0]:.300} Try a fixed size (--size H,W), or another --format."
+        faults[name] = error
+
+
+def _refuse(faults: Faults) -> None:
+    """Tell which files there are not, and why.
+
+    Raises:
+        ExportError: If there are such files.
+    """
+    told: dict[str, list[str]] = {}  # text -> files
+    for name, error in faults.items():
+        text = str(error)
+        if not isinstance(error, ExportError):
+            reason = " ".join(text.split()) or type(error).__name__
+            text = f"It does not run: {reason:.300} Try a fixed size (--size H,W), or another --format."
+        told.setdefault(text, []).append(name)
+    if told:
+        text = "\n".join(f"{' and '.join(names)} not written. {text}" for text, names in told.items())
+        raise ExportError(text) from next(iter(faults.values()))
