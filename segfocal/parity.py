@@ -158,9 +158,10 @@ def _distance(got: Tensor, values: Tensor, deployed: Deployed) -> tuple[float, f
     if deployed.output != "labels":
         return float((got - values).abs().max()), 0.0
     if deployed.activation == "softmax":
-        if got.min() < 0 or got.max() >= values.shape[1]:
+        labels = got.long().unsqueeze(1)
+        if labels.min() < 0 or labels.max() >= values.shape[1]:
             return math.inf, 1.0
-        away = (values.amax(1) - values.gather(1, got.long().unsqueeze(1)).squeeze(1)) / 2
+        away = (values.amax(1) - values.gather(1, labels).squeeze(1)) / 2
         wrong = away > 0
     else:
         values = values[:, 0] if got.ndim == 3 else values
