@@ -282,7 +282,6 @@ def _quiet() -> Iterator[None]:
 
 def _refusal(what: str, error: Exception, size: Size | None) -> ExportError:
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    remedy = "" if size else "fix the size of the images (--size H,W), or "
-    return ExportError(
-        f"The net {what}: {lines[0].strip():.300} If no other net will do, {remedy}take its weights alone."
-    )
+    remedy = "" if size else "try a fixed size (--size H,W), or "
+    advice = f"{remedy}take the weights alone (--format safetensors)"
+    return ExportError(f"The net {what}: {lines[0].strip():.300} {advice[0].upper()}{advice[1:]}.")

@@ -71,12 +71,24 @@ class Moody(nn.Module):
         return self.head(images) if images.mean() > 0 else self.head(-images)
 
 
+class Fixed(nn.Module):
+    """Knows where a pixel lies, in images of one size."""
+
+    def __init__(self, num_classes: int = 6) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1, 3, 32, 64))
+        self.head = nn.Conv2d(3, num_classes, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(images + self.place)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder, with a space and beyond ASCII in its name, with a fit in runs/tiny/000 and one in runs/moody/000."""
     folder = tmp_path_factory.mktemp("ein schöner Ort")
     write_tree(folder / "data", n_train=8, n_val=4, n_test=4, size=(45, 60))
-    for name, net in (("tiny", "test_export.Net"), ("moody", "test_export.Moody")):
+    for name, net in (("tiny", "test_export.Net"), ("moody", "test_export.Moody"), ("fixed", "test_export.Fixed")):
         (folder / f"{name}.yaml").write_text(FIT.replace("DATA", str(folder / "data")).replace("NET", net))
         assert main(["fit", "--config", str(folder / f"{name}.yaml"), "--runs", str(folder / "runs")]) == 0
     return folder
@@ -224,6 +236,27 @@ def test_a_net_that_is_no_graph_is_told_and_its_weights_are_written(run):
     assert "Traceback" not in out + err
     assert len(err.splitlines()) < 4
     assert files_of(folder) == {"config.yaml", "model.json", "weights.safetensors"}
+
+
+def test_a_net_of_one_size_is_told_to_be_given_it(run):
+    code, _, err, folder = run(name="fixed")
+    assert code == 2
+    assert "--size H,W" in err
+    assert "Traceback" not in err
+    assert files_of(folder) == {"config.yaml"}
+    code, _, _, folder = run("--format", "torch,safetensors", "--size", "32,48", name="fixed")
+    assert code == 0
+    assert files_of(folder) == {"config.yaml", "model.json", "model.pt2", "weights.safetensors"}
+
+
+def test_an_export_without_the_data_says_what_it_needs_of_them(home, run):
+    (home / "data").rename(home / "elsewhere")
+    try:
+        code, _, err, _ = run("--format", "torch")
+        assert (code, "--data.classes [NAME,NAME,...]" in err) == (3, True)
+        assert run("--format", "safetensors", "--data.classes", f"[{','.join(CLASSES)}]")[0] == 0
+    finally:
+        (home / "elsewhere").rename(home / "data")
 
 
 @pytest.mark.parametrize(

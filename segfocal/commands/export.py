@@ -17,6 +17,7 @@ from segfocal import __version__
 from segfocal.commands.common import restore, start_run, with_config_of_run
 from segfocal.commands.score import Parser
 from segfocal.configuration import Configuration
+from segfocal.data.files import DataError
 from segfocal.data.palettes import default_palette
 from segfocal.export import (
     OPSET,
@@ -100,7 +101,7 @@ def export(options: list[str]) -> None:
     """
     asked, others = parser().parse_known_args(options)
     _check_installed(asked.format)
-    configuration = Configuration("export", with_config_of_run("export", others))
+    configuration = _configuration(with_config_of_run("export", others))
     checkpoint = restore(configuration)
     task = configuration.model
     how = {name: task.hparams[name] for name in ("activation", "threshold")}
@@ -121,6 +122,16 @@ def export(options: list[str]) -> None:
                 (part / name).replace(run / name)
     _refuse(faults)
     print(f"run: {run}; model.json says what the files take and give")
+
+
+def _configuration(options: list[str]) -> Configuration:
+    try:
+        return Configuration("export", options)
+    except DataError as error:
+        raise DataError(
+            f"{error} Of the data an export needs the names of the classes alone: where the data are not at hand, add "
+            "--data.classes [NAME,NAME,...]."
+        ) from error
 
 
 def _check_installed(formats: Sequence[Format]) -> None:
