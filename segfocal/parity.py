@@ -104,6 +104,7 @@ def expected(deployed: Deployed, size: Size, batches: Sequence[int] = BATCHES) -
         batches: Numbers of images that are run at once.
 
     Raises:
+        ExportError: The net gives NaN or infinite logits.
         Exception: Whatever the net raises that does not take such images.
     """
     cases, wide = [], copy.deepcopy(deployed.net).double()
@@ -115,6 +116,11 @@ def expected(deployed: Deployed, size: Size, batches: Sequence[int] = BATCHES) -
             exact = _values(deployed, predict_logits(wide, inputs.double(), divisor=deployed.divisor).double())
         except RuntimeError:  # a net that makes float32 tensors of its own
             exact = narrow.double()
+        if not narrow.isfinite().all():
+            raise ExportError(
+                f"Expected finite logits of the checkpoint's net, got NaN or infinite ones for images of {size[0]} x "
+                f"{size[1]}. Export another checkpoint of its run."
+            )
         cases.append(Case(images, inputs, exact, float((narrow - exact).abs().max())))
     return cases
 

@@ -268,7 +268,7 @@ def test_an_export_without_the_data_says_what_it_needs_of_them(home, run):
         (["--output", "masks"], 2, "--output"),
         (["--size", "480"], 2, "two whole numbers such as 360,480, got '480'"),
         (["--size", "0,480"], 2, "--size"),
-        (["--fromat", "onnx"], 2, "no option 'fromat'"),
+        (["--fromat", "onnx"], 2, "no option --fromat. Did you mean --format?"),
         (["--ckpt_path", "runs/nothing"], 4, "Expected `--ckpt_path` to exist"),
     ],
 )
@@ -369,6 +369,13 @@ def test_labels_may_differ_at_a_tie_alone():
     far = compare(lambda images: deployed(images) + 2, deployed, cases)
     assert (far.fits, far.largest) == (False, pytest.approx(0.05))
     assert not compare(lambda images: deployed(images) + 3, deployed, cases).fits, "there is no such class"
+
+
+def test_a_net_without_finite_logits_is_named():
+    net = nn.Conv2d(3, 3, 1)
+    nn.init.constant_(net.bias, float("nan"))
+    with pytest.raises(ExportError, match="finite logits"):
+        expected(Deployed(net, MEAN, STD), (8, 8))
 
 
 def test_a_net_that_rounds_more_is_allowed_more():

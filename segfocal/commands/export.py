@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -100,6 +101,7 @@ def export(options: list[str]) -> None:
         ExportError: A file could not be written, or does not give the same; the others are kept.
     """
     asked, others = parser().parse_known_args(options)
+    _check_spelling(others)
     _check_installed(asked.format)
     configuration = _configuration(with_config_of_run("export", others))
     checkpoint = restore(configuration)
@@ -122,6 +124,13 @@ def export(options: list[str]) -> None:
                 (part / name).replace(run / name)
     _refuse(faults)
     print(f"run: {run}; model.json says what the files take and give")
+
+
+def _check_spelling(others: Sequence[str]) -> None:
+    """The configuration's parser, which gets the other options, does not know these."""
+    for word in (word.partition("=")[0] for word in others if word.startswith("--")):
+        if close := get_close_matches(word, ("--format", "--input", "--output", "--size"), n=1, cutoff=0.7):
+            raise ConfigError(f"no option {word}. Did you mean {close[0]}?")
 
 
 def _configuration(options: list[str]) -> Configuration:
@@ -236,6 +245,8 @@ def _measured(
         shown = f"{size[0]} x {size[1]}"
         try:
             cases = expected(deployed, size)
+        except ExportError:
+            raise
         except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
             raise ExportError(
                 f"Expected the net to take images of any size, got an error for {shown}: {str(error)[:300]} Give the "
