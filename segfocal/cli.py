@@ -141,6 +141,7 @@ def _run(command: str, options: list[str]) -> int:
             from segfocal.commands.export import parser
 
             print(parser().format_help())
+            _, words = parser().parse_known_args(words)
         print(f"Every option, as YAML; on the command line such as --model.lr 0.01.\n\n{template(words)}")
         return 0
     if "--print_config" in options:

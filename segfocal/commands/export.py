@@ -1,8 +1,6 @@
 """`segfocal export`: a checkpoint's net as files that run without segfocal, each compared with the net."""
 
 import argparse
-import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -10,16 +8,13 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import torch
-
-from segfocal import __version__
 from segfocal.commands.common import restore, start_run, with_config_of_run
+from segfocal.commands.description import as_text, figures, interface, trained
 from segfocal.commands.score import Parser
 from segfocal.configuration import Configuration
 from segfocal.data.files import DataError
-from segfocal.data.palettes import default_palette
 from segfocal.export import (
     OPSET,
     Deployed,
@@ -36,7 +31,6 @@ from segfocal.export import (
 from segfocal.mistakes import ConfigError
 from segfocal.parity import SIZES, Difference, Run, compare, expected, open_onnx, open_torch, open_weights
 
-Json = dict[str, Any]
 Faults = dict[str, Exception]  # of files
 
 FILES: dict[Format, str] = {"safetensors": "weights.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
@@ -47,7 +41,7 @@ _NEEDS: dict[Format, tuple[str, ...]] = {
 
 def parser() -> argparse.ArgumentParser:
     """The options of this command's own."""
-    words = Parser("segfocal export", add_help=False, allow_abbrev=False)
+    words = Parser("segfocal export", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
     words.add_argument(
         "--format",
         type=_formats,
@@ -109,17 +103,17 @@ def export(options: list[str]) -> None:
     how = {name: task.hparams[name] for name in ("activation", "threshold")}
     how |= {"input": asked.input, "output": asked.output, "divisor": task.hparams["size_divisor"]}
     deployed = Deployed(task.net, task._mean, task._std, **how)
-    about = _trained(configuration, checkpoint) | _interface(deployed, task.class_names, asked.size)
+    about = trained(configuration, checkpoint) | interface(deployed, task.class_names, asked.size)
     run = start_run(configuration, options, "export", checkpoint)
     faults: Faults = {}
     with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as folder:
         part = Path(folder)
-        (part / "model.json").write_text(_json(about), encoding="utf-8")
-        files = _written(deployed, _json(about), asked.format, asked.size, part, faults)
+        (part / "model.json").write_text(as_text(about), encoding="utf-8")
+        files = _written(deployed, as_text(about), asked.format, asked.size, part, faults)
         measured = _measured(files, deployed, (asked.size,) if asked.size else SIZES, faults)
-        about["files"] = {name: _figures(part / name, measured[name]) for name in files if name not in faults}
+        about["files"] = {name: figures(part / name, measured[name]) for name in files if name not in faults}
         if about["files"]:
-            (part / "model.json").write_text(_json(about), encoding="utf-8")
+            (part / "model.json").write_text(as_text(about), encoding="utf-8")
             for name in (*about["files"], "model.json"):
                 (part / name).replace(run / name)
     _refuse(faults)
@@ -151,63 +145,6 @@ def _check_installed(formats: Sequence[Format]) -> None:
                 f"{', no '.join(missing)}. Install segfocal with its extra, `pip install '.[export]'` in its folder, "
                 "or choose another --format."
             )
-
-
-def _trained(configuration: Configuration, checkpoint: Path) -> Json:
-    """What was trained, on what."""
-    task, options = configuration.model, configuration.config.data.get("init_args", {})
-    names = task.class_names
-    net = configuration.net.as_dict()
-    if "encoder_weights" in net.get("init_args", {}):
-        net["init_args"]["encoder_weights"] = None  # weights.safetensors has all of them
-    palette = getattr(configuration.datamodule, "palette", None) or default_palette(len(names))
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "segfocal": __version__,
-        "torch": str(torch.__version__),
-        "checkpoint": {"file": str(checkpoint), "sha256": digest},
-        "net": net,
-        "class_names": names,
-        "palette": [list(colour) for colour in palette],
-        "ignore_index": task.hparams["ignore_index"],
-        "mean": task.hparams["mean"],
-        "std": task.hparams["std"],
-        "value_range": options.get("value_range"),
-        "data_size": options.get("size"),
-    }
-
-
-def _interface(deployed: Deployed, names: list[str], size: Size | None) -> Json:
-    """What goes into a file and what comes out."""
-    bands, sides = len(deployed.mean), size or ("height", "width")
-    example = deployed.finished(torch.zeros(1, len(names), 1, 1))
-    channels = [len(names)] if example.ndim == 4 else []
-    uint8, softmax = deployed.input == "uint8", deployed.activation == "softmax"
-    largest = len(names) - 1 if softmax and deployed.output == "labels" else 1
-    return {
-        "in_channels": bands,
-        "size_divisor": deployed.divisor,
-        "activation": deployed.activation,
-        "threshold": None if softmax else deployed.threshold,
-        "input": {
-            "name": "images",
-            "shape": ["batch", bands, *sides],
-            "dtype": "uint8" if uint8 else "float32",
-            "values": "0..255" if uint8 else "(image / 255 - mean) / std",
-            "channels": "RGB" if bands == 3 else None,
-        },
-        "output": {
-            "name": deployed.output,
-            "shape": ["batch", *channels, *sides],
-            "dtype": str(example.dtype).removeprefix("torch."),
-            "values": "any" if deployed.output == "logits" else f"0..{largest}",
-        },
-    }
-
-
-def _json(about: Json) -> str:
-    return json.dumps(about, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def _written(
@@ -277,17 +214,6 @@ def _refusal(found: Difference, shown: str) -> str:
         f"Expected the results of the checkpoint's net within {found.allowed:.2g}, got {got}, at {shown}. Try a fixed "
         "size (--size H,W), or another --format."
     )
-
-
-def _figures(file: Path, measured: dict[str, Difference]) -> Json:
-    """A file's checksum, and how far it is from the net at each size."""
-    return {
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "opset": OPSET if file.suffix == ".onnx" else None,
-        "largest_difference": {size: found.largest for size, found in measured.items()},
-        "share_of_labels": {size: found.share for size, found in measured.items()},
-        "allowed": max(found.allowed for found in measured.values()),
-    }
 
 
 @contextmanager
