@@ -55,6 +55,9 @@ class Deployed(nn.Module):
         divisor: What height and width of the net's images must be a multiple of: they are padded at the bottom and the
             right, by repeating their border, and the result is cropped.
 
+    Raises:
+        ExportError: The net cannot be copied.
+
     Example:
         >>> half = torch.full((3, 1, 1), 0.5)
         >>> deployed = Deployed(nn.Conv2d(3, 5, 1), half, half)
@@ -78,8 +81,14 @@ class Deployed(nn.Module):
         divisor: int = 32,
     ) -> None:
         super().__init__()
-        # A copy is not compiled, and may lie in memory as it likes.
-        self.net = copy.deepcopy(net).to(memory_format=torch.contiguous_format).eval()
+        try:
+            # A copy is not compiled, and may lie in memory as it likes.
+            self.net = copy.deepcopy(net).to(memory_format=torch.contiguous_format).eval()
+        except (RuntimeError, TypeError) as error:
+            raise ExportError(
+                f"Expected a net that can be copied, got: {str(error).partition('. ')[0]:.300}. Keep no computed tensors "
+                "or open files in it; of torch's norms of weights use those in torch.nn.utils.parametrizations."
+            ) from error
         self.divisor = divisor
         self.input, self.output, self.activation, self.threshold = input, output, activation, threshold
         self.register_buffer("mean", mean)

@@ -378,6 +378,13 @@ def test_a_net_without_finite_logits_is_named():
         expected(Deployed(net, MEAN, STD), (8, 8))
 
 
+def test_a_net_that_cannot_be_copied_is_named():
+    net = nn.Conv2d(3, 3, 1)
+    net.kept = net.weight * 2
+    with pytest.raises(ExportError, match="can be copied"):
+        Deployed(net, MEAN, STD)
+
+
 def test_a_net_that_rounds_more_is_allowed_more():
     torch.manual_seed(0)
     net = Net(4).eval()
