@@ -86,8 +86,8 @@ class Deployed(nn.Module):
             self.net = copy.deepcopy(net).to(memory_format=torch.contiguous_format).eval()
         except (RuntimeError, TypeError) as error:
             raise ExportError(
-                f"Expected a net that can be copied, got: {str(error).partition('. ')[0]:.300}. Keep no computed tensors "
-                "or open files in it; of torch's norms of weights use those in torch.nn.utils.parametrizations."
+                f"Expected a net that can be copied, got: {str(error).partition('. ')[0]:.300}. Keep no computed "
+                "tensors or open files in it; of torch's norms of weights use those in torch.nn.utils.parametrizations."
             ) from error
         self.divisor = divisor
         self.input, self.output, self.activation, self.threshold = input, output, activation, threshold

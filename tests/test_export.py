@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -289,7 +291,7 @@ def test_a_package_that_is_missing_is_named_with_the_remedy(run, monkeypatch, pa
     assert run("--format", "torch", "--size", "32,32")[0] == 0
 
 
-def test_a_full_disk_and_an_interrupt_leave_no_file(run, monkeypatch):
+def test_a_full_disk_leaves_no_file(run):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # what is written beyond fails, as on a full disk
     try:
@@ -299,12 +301,18 @@ def test_a_full_disk_and_an_interrupt_leave_no_file(run, monkeypatch):
     assert (code, "Free some space" in err) == (6, True), err
     assert files_of(folder) == {"config.yaml"}
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("segfocal.commands.export.compare", interrupt)
-    code, _, err, folder = run("--format", "safetensors")
-    assert (code, err) == (130, "segfocal export: interrupted.\n")
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_leaves_no_file(run, monkeypatch, number, code, said):
+    monkeypatch.setattr("segfocal.commands.export.compare", lambda *_: os.kill(os.getpid(), number))
+    usual = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # not the end of the tests, if it is not raised
+    try:
+        got, _, err, folder = run("--format", "safetensors")
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert (got, err) == (code, f"segfocal export: {said}.\n")
     assert files_of(folder) == {"config.yaml"}
 
 

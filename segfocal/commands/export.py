@@ -1,14 +1,19 @@
 """`segfocal export`: a checkpoint's net as files that run without segfocal, each compared with the net."""
 
 import argparse
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import get_args
+
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from segfocal.commands.common import restore, start_run, with_config_of_run
 from segfocal.commands.description import as_text, figures, interface, trained
@@ -106,7 +111,7 @@ def export(options: list[str]) -> None:
     about = trained(configuration, checkpoint) | interface(deployed, task.class_names, asked.size)
     run = start_run(configuration, options, "export", checkpoint)
     faults: Faults = {}
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as folder:
+    with _terminable(), tempfile.TemporaryDirectory(prefix=".export-", dir=run) as folder:
         part = Path(folder)
         (part / "model.json").write_text(as_text(about), encoding="utf-8")
         files = _written(deployed, as_text(about), asked.format, asked.size, part, faults)
@@ -214,6 +219,23 @@ def _refusal(found: Difference, shown: str) -> str:
         f"Expected the results of the checkpoint's net within {found.allowed:.2g}, got {got}, at {shown}. Try a fixed "
         "size (--size H,W), or another --format."
     )
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Meanwhile a SIGTERM is raised, so that what is half done is removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SIGTERMException
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 @contextmanager
