@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-COMMANDS = ("fit", "validate", "test", "predict", "score", "compare", "report", "check", "stats", "preview")
+COMMANDS = ("fit", "validate", "test", "predict", "score", "compare", "report", "check", "stats", "preview", "export")
 LIGHT = ("score", "compare", "report")  # have options of their own, and need no torch
 HELP = """\
 segfocal {version}: train semantic segmentation on imbalanced images
@@ -34,6 +34,8 @@ commands
   check      decode every image and mask of the data, and list everything that is wrong; --json FILE writes it too
   stats      count the classes of the training masks: shares, the alpha of each method, mean and std; a bar picture
   preview    draw some training images as they are stored and as the first epochs see them; --count N, --draws N
+  export     a checkpoint's net as ONNX, torch.export and safetensors, each compared with the net; --format onnx,torch,
+             --input uint8 | normalised, --output labels | probabilities | logits, --size H,W
 
 predict takes images, folders, patterns in quotes and .txt files that list images; without any, the test split. It
 writes palette PNGs of class indices at the image's size, GeoTIFFs of TIFFs that have a georeference, and with
@@ -63,6 +65,7 @@ examples
   segfocal test --ckpt_path runs/quickstart/000
   segfocal predict --ckpt_path runs/camvid_cpu/000 photos --model.inference.flips "[left_right]"
   segfocal fit --print_config > my.yaml
+  segfocal export --ckpt_path runs/camvid_cpu/000 --format onnx
   segfocal check --data.root my_data
   segfocal stats --config configs/quickstart.yaml
   segfocal preview --data.root my_data --data.augment street
@@ -146,6 +149,11 @@ def _run(command: str, options: list[str]) -> int:
         words = [word for word in options if word not in ("-h", "--help", "--probabilities")]
         images = " [--probabilities] [IMAGES ...]" if command == "predict" else ""
         print(f"usage: segfocal {command} [--config FILE.yaml] [--SECTION.OPTION VALUE ...]{images}\n")
+        if command == "export":
+            from segfocal.commands.export import parser
+
+            print(parser().format_help())
+            _, words = parser().parse_known_args(words)
         print(f"Every option, as YAML; on the command line such as --model.lr 0.01.\n\n{template(words)}")
         return 0
     if "--print_config" in options:
@@ -172,6 +180,10 @@ def _run(command: str, options: list[str]) -> int:
             from segfocal.commands.preview import preview
 
             preview(options)
+        case "export":
+            from segfocal.commands.export import export
+
+            export(options)
         case _:
             from segfocal.commands.look import check
 

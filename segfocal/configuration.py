@@ -42,6 +42,7 @@ class Configuration(LightningCLI):
     Attributes:
         config: What was parsed.
         model: The task.
+        net: The class_path and init_args of the task's net, with what the data say about it.
         datamodule: The data.
 
     Raises:
@@ -51,6 +52,7 @@ class Configuration(LightningCLI):
 
     datamodule: LightningDataModule
     model: SegmentationTask
+    net: Namespace
 
     def __init__(
         self, command: str, options: Sequence[str], *, build: Literal["all", "data", "nothing"] = "all"
@@ -141,6 +143,7 @@ class Configuration(LightningCLI):
         _share(model, "net", {"num_classes": count, "classes": count, "num_labels": count})
         if bands is not None:
             _share(model, "net", {"in_channels": bands, "in_chans": bands})
+        self.net = model.net.clone()
         _share(model, "loss", {"ignore_index": ignore_index, "activation": model.activation})
         only_model = LightningArgumentParser(exit_on_error=False)
         only_model.add_class_arguments(

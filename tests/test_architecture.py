@@ -24,6 +24,8 @@ ALLOWED = {
         f"segfocal.{part}"
         for part in ("data", "evaluation", "inference", "prediction", "processes", "runs", "task", "writing")
     },
+    "export": {"segfocal.inference"},
+    "parity": {"segfocal.export", "segfocal.inference"},
     "processes": set(),
     "runs": set(),
     "writing": set(),
