@@ -31,6 +31,17 @@ def test_resizing_keeps_labels_and_averages_pixels():
     np.testing.assert_array_equal(resize_mask(dense, (6, 5)), np.stack([resize_mask(mask, (6, 5))] * 7))
 
 
+@pytest.mark.parametrize("bands", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("size", [(17, 25), (20, 30), (50, 70)])
+def test_each_band_is_resized_as_if_it_were_alone(bands, size):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, bands), np.uint8)
+    resized = resize_image(image, size)
+    assert resized.shape == (*size, bands)
+    for band in range(bands):
+        alone = resize_image(image[..., band : band + 1], size)
+        assert np.abs(resized[..., band : band + 1].astype(int) - alone).max() <= 1  # OpenCV rounds as it pleases
+
+
 @pytest.fixture
 def sample(tmp_path, colours):
     Image.fromarray(colours).save(tmp_path / "a.png")

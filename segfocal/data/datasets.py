@@ -124,9 +124,13 @@ def resize_image(image: Array, size: tuple[int, int] | None) -> Array:
     """Resize an image (H, W, D) to `size` (H, W): by area when it shrinks, else linearly. None keeps it."""
     if size is None or size == image.shape[:2]:
         return image
+    bands = image.shape[2]
+    if bands > 4:  # which is as many as OpenCV shrinks at once
+        return np.concatenate([resize_image(image[..., i : i + 4], size) for i in range(0, bands, 4)], axis=-1)
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized).reshape(*size, image.shape[2])  # OpenCV drops a single band
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=how)
+    return np.asarray(resized).reshape(*size, bands)  # OpenCV drops a single band
 
 
 def resize_mask(mask: Array, size: tuple[int, int] | None) -> Array:
