@@ -87,7 +87,15 @@ class Configuration(LightningCLI):
         parser.add_class_arguments(
             SegmentationTask, "model", skip={"class_names", "ignore_index"}, fail_untyped=False, sub_configs=True
         )
-        parser.add_lightning_class_args(Trainer, "trainer")
+        limits = {f"limit_{what}_batches": what for what in ("train", "val", "test", "predict")}
+        parser.add_class_arguments(
+            Trainer, "trainer", skip=set(limits), fail_untyped=False, instantiate=False, sub_configs=True
+        )
+        # Lightning's annotation of these is Optional[Union[int, float]], or the reverse if another library has written
+        # that first: typing takes the two for one. Then 1 would be read as 1.0, which means all batches.
+        for name, what in limits.items():
+            text = f"How many batches of {what} to take: a number such as 1, or a share such as 0.5; null: all."
+            parser.add_argument(f"--trainer.{name}", type=int | float | None, default=None, help=text)
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

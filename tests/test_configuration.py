@@ -95,3 +95,11 @@ def test_the_template_has_the_defaults_of_the_classes():
     config = yaml.safe_load(template([]))
     assert config["model"]["loss"]["init_args"]["gamma"] == segfocal.FocalDiceLoss().gamma
     assert config["model"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(("typed", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("null", None)])
+def test_one_batch_is_not_all_batches(typed, value):
+    """Whatever other libraries have written as Optional[Union[float, int]] before Lightning was imported."""
+    read = Configuration("fit", [*SHAPES, *CONV, *LOSS, f"--trainer.limit_val_batches={typed}"], build="nothing")
+    found = read.config.trainer.limit_val_batches
+    assert (found, type(found)) == (value, type(value))
