@@ -65,10 +65,16 @@ def labels_of(logits: Tensor, activation: Activation = "softmax", threshold: flo
             sigmoid: 0 and 1 per class, (B, C, H, W), or (B, H, W) for a single class.
         threshold: Probability from which a class counts as predicted (sigmoid only).
 
+    Raises:
+        ValueError: Logits of other dims, or integers.
+
     Example:
         >>> labels_of(torch.tensor([0.0, 2.0, 1.0]).view(1, 3, 1, 1))
         tensor([[[1]]], dtype=torch.uint8)
     """
+    if logits.ndim != 4 or not logits.shape[1] or not logits.is_floating_point():
+        got = f"{logits.dtype} {tuple(logits.shape)}"
+        raise ValueError(f"Expected `logits` to be floating point (B, C, H, W), got {got}. Pass what the net returns.")
     if activation == "sigmoid":
         chosen = (logits.float().sigmoid() >= threshold).view(torch.uint8)
         return chosen[:, 0] if chosen.shape[1] == 1 else chosen
@@ -108,20 +114,20 @@ def confusion(labels: Tensor, mask: Tensor, classes: int, ignore_index: int) -> 
         (C, C), or (C, 2, 2) for labels (B, C, H, W) and for a single class; int64, on the device of the labels.
 
     Raises:
-        ValueError: A label that is none of the classes' (on CUDA RuntimeError or ValueError).
+        ValueError: Another shape, or a label that is none of the classes' (on CUDA a negative one is a RuntimeError).
 
     Example:
         >>> confusion(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 255]]]), 2, 255).tolist()
         [[1, 1], [0, 0]]
     """
     if labels.ndim == 4 or classes == 1:
-        planes = labels if labels.ndim == 4 else labels[:, None]
-        masks = mask if mask.ndim == 4 else mask[:, None]
+        planes, masks = (each if each.ndim == 4 else each[:, None] for each in (labels, mask))
         return torch.stack([_confusion(planes[:, c], masks[:, c], 2, ignore_index) for c in range(classes)])
     return _confusion(labels, mask, classes, ignore_index)
 
 
 def _confusion(labels: Tensor, mask: Tensor, classes: int, ignore_index: int) -> Tensor:
+    _check_shape("mask", mask, tuple(labels.shape))
     if _is_compiled(labels):
         guess, true = (tensor.reshape(-1).numpy() for tensor in (labels, mask))
         at = np.arange(0, len(true), 16 * _RUN)
@@ -161,7 +167,15 @@ def probability_counts(
 
     Returns:
         The counts, int64, on the device of the logits.
+
+    Raises:
+        ValueError: Labels or a mask of another shape.
     """
+    batch, classes, *size = logits.shape
+    wanted = (batch, *size) if activation == "softmax" else (batch, classes, *size)
+    _check_shape("mask", mask if mask.ndim == len(wanted) else mask[:, None], wanted)
+    if activation == "softmax":
+        _check_shape("labels", labels, wanted)
     if activation == "softmax":
         counts = _softmax_counts if _is_compiled(logits) else _torch_counts
         return counts(logits, labels, mask, ignore_index)
@@ -226,6 +240,11 @@ def _zeros(classes: int) -> tuple[Array, Array]:
 def _added(parts: list[tuple[Array, Array]]) -> ProbabilityCounts:
     histogram, reliability = (torch.from_numpy(np.sum(each, 0)) for each in zip(*parts, strict=True))
     return ProbabilityCounts(histogram, reliability)
+
+
+def _check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != wanted:
+        raise ValueError(f"Expected `{name}` of shape {wanted}, got {tuple(tensor.shape)}. Give one label per pixel.")
 
 
 # The compiled loops: how memory is walked through, and threads

@@ -181,3 +181,20 @@ def test_any_number_of_threads_gives_the_same_counts():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [(2, 70, 330), (1, 70, 331), (2, 5, 70, 331), (2 * 70 * 331,)])
+def test_a_mask_of_another_shape_is_an_error(wrong):
+    x, mask = logits(), torch.zeros(wrong, dtype=torch.uint8)
+    for count in (
+        lambda: confusion(labels_of(x), mask, 5, 255),
+        lambda: probability_counts(x, labels_of(x), mask, 255),
+    ):
+        with pytest.raises(ValueError, match="Expected `mask` of shape"):
+            count()
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(5, 4, 4), torch.zeros(1, 0, 4, 4), torch.zeros(1, 5, 4, 4).long()])
+def test_what_is_no_logits_is_an_error(wrong):
+    with pytest.raises(ValueError, match=r"Expected `logits` to be floating point \(B, C, H, W\), got"):
+        labels_of(wrong)
