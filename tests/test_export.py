@@ -307,11 +307,14 @@ def test_a_full_disk_leaves_no_file(run):
 )
 def test_a_signal_leaves_no_file(run, monkeypatch, number, code, said):
     monkeypatch.setattr("segfocal.commands.export.compare", lambda *_: os.kill(os.getpid(), number))
-    usual = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # not the end of the tests, if it is not raised
+    # Not the end of the tests if it is not raised; and in a job of the background interrupts are ignored.
+    before = {signal.SIGTERM: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+    usual = {signal_: signal.signal(signal_, handler) for signal_, handler in before.items()}
     try:
         got, _, err, folder = run("--format", "safetensors")
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        for signal_, handler in usual.items():
+            signal.signal(signal_, handler)
     assert (got, err) == (code, f"segfocal export: {said}.\n")
     assert files_of(folder) == {"config.yaml"}
 
