@@ -114,7 +114,7 @@ def confusion(labels: Tensor, mask: Tensor, classes: int, ignore_index: int) -> 
         (C, C), or (C, 2, 2) for labels (B, C, H, W) and for a single class; int64, on the device of the labels.
 
     Raises:
-        ValueError: Another shape, or a label that is none of the classes' (on CUDA a negative one is a RuntimeError).
+        ValueError: Another shape, or a label that is none of the classes'.
 
     Example:
         >>> confusion(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 255]]]), 2, 255).tolist()
@@ -140,16 +140,14 @@ def _confusion(labels: Tensor, mask: Tensor, classes: int, ignore_index: int) ->
         total = torch.from_numpy(sum((matrix for _, matrix in results), np.zeros((classes, classes), np.int64)))
         illegal = any(wrong for wrong, _ in results)
     else:
-        wanted = mask.long()
-        index = torch.where(wanted == ignore_index, 0, wanted * classes + labels.long() + 1)
-        counts = torch.bincount(index.flatten(), minlength=classes**2 + 1)
-        illegal, total = len(counts) > classes**2 + 1, counts[1 : classes**2 + 1].view(classes, classes)
+        found, wanted, ignored = labels.long(), mask.long(), mask == ignore_index
+        wrong = (found < 0) | (found >= classes) | (wanted < 0) | (wanted >= classes)
+        index = torch.where(ignored, 0, torch.where(wrong, 1, wanted * classes + found + 2))
+        counts = torch.bincount(index.flatten(), minlength=classes**2 + 2)
+        illegal, total = bool(counts[1]), counts[2:].view(classes, classes)
     if illegal:
-        used = torch.unique(mask[mask != ignore_index]).tolist()
-        raise ValueError(
-            f"Expected labels 0..{classes - 1} in `mask` where it is not {ignore_index}, got {used[:20]}. Correct the "
-            "mask, or give its void label as `ignore_index`."
-        )
+        for name, tensor in {"labels": labels, "mask": mask}.items():
+            _check_labels(name, tensor[mask != ignore_index], classes, ignore_index)
     return total
 
 
@@ -240,6 +238,14 @@ def _zeros(classes: int) -> tuple[Array, Array]:
 def _added(parts: list[tuple[Array, Array]]) -> ProbabilityCounts:
     histogram, reliability = (torch.from_numpy(np.sum(each, 0)) for each in zip(*parts, strict=True))
     return ProbabilityCounts(histogram, reliability)
+
+
+def _check_labels(name: str, used: Tensor, classes: int, ignore_index: int) -> None:
+    if wrong := sorted(set(used[(used < 0) | (used >= classes)].tolist())):
+        raise ValueError(
+            f"Expected `{name}` to hold 0..{classes - 1} where `mask` is not {ignore_index}, got {wrong[:20]}. Correct "
+            "them, or give the void label as `ignore_index`."
+        )
 
 
 def _check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...]) -> None:

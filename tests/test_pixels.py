@@ -87,15 +87,19 @@ def test_the_confusion_matrix_counts_each_pixel_once(ignore_index, by_torch):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("wrong", [5, 200])
-def test_a_label_of_no_class_is_an_error(wrong, compiled, by_torch):
+@pytest.mark.parametrize("wrong", [5, 200, -1])
+@pytest.mark.parametrize("where", ["labels", "mask"])
+def test_a_label_of_no_class_is_an_error(where, wrong, compiled, by_torch):
     if not compiled:
         by_torch()
     x = logits()
-    mask = mask_of(x)
-    mask[1, 60, 300] = wrong
-    with pytest.raises(ValueError, match=rf"labels 0\.\.4 in `mask` where it is not 255, got .*{wrong}"):
-        confusion(labels_of(x), mask, 5, 255)
+    given = {"labels": labels_of(x).long(), "mask": mask_of(x).long()}
+    given["mask"][1, 60, 300] = 0
+    given[where][1, 60, 300] = wrong
+    with pytest.raises(ValueError, match=rf"`{where}` to hold 0\.\.4 where `mask` is not 255, got \[{wrong}\]"):
+        confusion(given["labels"], given["mask"], 5, 255)
+    given["mask"][1, 60, 300] = 255  # where it does not count
+    assert confusion(given["labels"], given["mask"], 5, 255).sum() == (given["mask"] != 255).sum()
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
