@@ -70,6 +70,10 @@ def test_uint8_and_float_images_are_normalised_alike():
     [
         ({"window": (512,)}, r"`inference.window` to be \(H, W\), .* got \(512,\)"),
         ({"window": (0, 5)}, "`inference.window`"),
+        ({"window": 5}, "`inference.window`"),
+        ({"window": {8, 9}}, "`inference.window`"),
+        ({"flips": None}, "`inference.flips`"),
+        ({"scales": 3}, "`inference.scales`"),
         ({"overlap": 1.0}, r"`inference.overlap` in \[0, 1\), got 1.0"),
         ({"overlap": float("nan")}, "`inference.overlap`"),
         ({"blend": "cubic"}, "`inference.blend` to be one of gaussian, linear, got 'cubic'"),

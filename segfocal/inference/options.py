@@ -42,7 +42,7 @@ class Inference:
 
     def __post_init__(self) -> None:
         window, flips, scales = self.window, self.flips, self.scales
-        sides = [] if window is None else list(window)
+        sides = list(window) if isinstance(window, Sequence) else []
         fits = window is None or (len(sides) == 2 and all(_whole(side) and side >= 1 for side in sides))
         _require("window", window, fits, "to be (H, W), two integers of at least 1, or none", "Such as [512, 512].")
         share = _number(self.overlap) and 0 <= self.overlap < 1
@@ -51,9 +51,9 @@ class Inference:
         _require("blend", self.blend, self.blend in blends, f"to be one of {', '.join(blends)}", "Correct it.")
         count = self.windows_at_once
         _require("windows_at_once", count, _whole(count) and count >= 1, "to be an integer of at least 1", "Such as 4.")
-        known = not isinstance(flips, str) and all(flip in names for flip in flips) and len(set(flips)) == len(flips)
+        known = _listed(flips) and all(flip in names for flip in flips) and len(set(flips)) == len(flips)
         _require("flips", flips, known, f"to list {' and '.join(names)}, each at most once", "Such as [left_right].")
-        sane = not isinstance(scales, str) and all(_number(scale) and 0.1 <= scale <= 10 for scale in scales)
+        sane = _listed(scales) and all(_number(scale) and 0.1 <= scale <= 10 for scale in scales)
         _require("scales", scales, sane, "to list factors in [0.1, 10]", "Such as [0.75, 1.25]; 1 is always there.")
 
     def plain(self) -> dict[str, object]:
@@ -65,6 +65,10 @@ class Inference:
 def _require(name: str, value: object, holds: bool, rule: str, remedy: str) -> None:
     if not holds:
         raise ValueError(f"Expected `inference.{name}` {rule}, got {value!r}. {remedy}")
+
+
+def _listed(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _whole(value: object) -> bool:

@@ -98,26 +98,27 @@ def slide(
     tops, lefts = starts(height, h, how.overlap), starts(width, w, how.overlap)
     down, across = weights(tops, h, how.blend), weights(lefts, w, how.blend)
     band: Tensor | None = None
+    held = min(h, height)
     for row, top in enumerate(tops):
-        pixels = _enlarged(read(top, min(top + h, height)), h, w)
+        pixels = read(top, top + held)
         for first in range(0, len(lefts), how.windows_at_once):
             columns = range(first, min(first + how.windows_at_once, len(lefts)))
-            tiles = torch.cat([pixels[..., lefts[column] : lefts[column] + w] for column in columns])
+            tiles = torch.cat([_enlarged(pixels[..., lefts[column] : lefts[column] + w], h, w) for column in columns])
             logits = average_logits(predict, tiles, how.flips, how.scales, activation=activation)
             logits = logits.view(len(columns), len(pixels), *logits.shape[1:])
             if band is None:
                 wide = torch.promote_types(logits.dtype, torch.float32)
-                band = logits.new_zeros(*logits.shape[1:3], h, max(w, width), dtype=wide)
+                band = logits.new_zeros(*logits.shape[1:3], held, max(w, width), dtype=wide)
                 down, across = down.to(band), across.to(band)
             for tile, column in zip(logits, columns, strict=True):
-                weight = down[row, :, None] * across[column]
-                band[..., lefts[column] : lefts[column] + w] += tile * weight
+                weight = down[row, :held, None] * across[column]
+                band[..., lefts[column] : lefts[column] + w] += tile[..., :held, :] * weight
         assert band is not None, "each row has a window"
         done = (tops[row + 1] if row + 1 < len(tops) else height) - top
         yield top, band[..., :done, :width]
         kept = band[..., done:, :].clone()
-        band[..., : h - done, :] = kept
-        band[..., h - done :, :] = 0
+        band[..., : held - done, :] = kept
+        band[..., held - done :, :] = 0
 
 
 def starts(length: int, window: int, overlap: float) -> list[int]:
