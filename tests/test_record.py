@@ -47,6 +47,10 @@ def test_the_files_of_an_older_run_are_enough(tmp_path):
         ("gallery/gallery.json", b'{"images": [{"name": 1, "kind": "worst", "miou": 1, "wrong": 0}], "legend": []}'),
         ("gallery/gallery.json", b'{"images": [], "legend": [["a", [1, 2, 300]]], "overlap": false}'),
         ("metrics.csv", b"epoch,val/miou\none,two\n"),
+        ("metrics.csv", b"epoch,val/miou\ninf,1\n"),
+        ("metrics.csv", b"epoch,val/miou\n1," + 200_000 * b"1" + b"\n"),
+        ("metrics.json", 200_000 * b"["),
+        ("metrics.json", b'{"per_class": {"a": {}}, "confusion_matrix": [[%d]]}' % 2**70),
     ],
 )
 def test_a_damaged_file_is_told_by_its_folder(tmp_path, file, held):

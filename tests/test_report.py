@@ -3,10 +3,15 @@
 import csv
 import json
 
+import numpy as np
+import pytest
 from rich.console import Console
 
 from segfocal import Scores
-from segfocal.evaluation.report import table, write
+from segfocal.evaluation.counts import count_image
+from segfocal.evaluation.probabilities import Probabilities
+from segfocal.evaluation.report import show, table, write
+from segfocal.evaluation.tally import Tally
 
 SCORES = Scores([[90, 0, 0, 0], [5, 5, 0, 0], [9, 0, 1, 0], [0, 0, 0, 0]], ["road", "car", "[red]pole", "void"])
 
@@ -39,3 +44,17 @@ def test_files_hold_the_scores_to_the_last_digit(tmp_path):
     assert float(rows["car"]["recall"]) == 0.5
     assert rows["void"]["iou"] == ""
     assert rows["road"]["support"] == "90"
+
+
+@pytest.mark.parametrize(
+    ("void", "counted", "said"),
+    [(255, 0, "no pixel of test has a label that counts"), (0, 3, "NaN at 1 of 4 labelled pixels"), (0, 4, None)],
+)
+def test_what_was_not_scored_is_told(tmp_path, capsys, void, counted, said):
+    tally = Tally(["road", "car"], Probabilities(np.zeros((2, 4, 2)), np.array([[counted, 0, 0.0]])))
+    labels = np.full((2, 2), void, np.uint8)
+    tally.add("a", count_image(np.zeros((2, 2), np.uint8), labels, 2, 255))
+    show(tally, "test", tmp_path, {})
+    out = capsys.readouterr().out
+    assert ("warning" in out) == (said is not None)
+    assert said is None or said in out

@@ -98,8 +98,12 @@ def read_record(folder: Path, training: Iterable[Path] = ()) -> Record:
         text = config.read_bytes().decode("utf-8", "replace") if config.is_file() else ""
         return Record(folder, metrics, scores, counts, bins, gallery, text, read_curves(training))
     # What is raised depends on which bytes are damaged.
-    except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
-        raise ValueError(f"Expected the files of {folder} to be whole, got: {e}. Score the run again.") from e
+    except (
+        OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, csv.Error,
+        zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        why = str(error).rstrip(".")
+        raise ValueError(f"Expected the files of {folder} to be whole, got: {why}. Score the run again.") from error
 
 
 def read_curves(training: Iterable[Path]) -> dict[str, Curve]:

@@ -68,6 +68,11 @@ def show(tally: Tally, split: str, folder: Path, about: dict[str, Any]) -> None:
     count = len(tally.names)
     title = f"{split}: mIoU {_number(tally.scores.miou)}{interval}, {count} image{'' if count == 1 else 's'}"
     console.print(table(tally.scores, title, tally=tally, wide=console.width >= _WIDE))
+    labelled = int(tally.scores.matrix.sum())
+    if not labelled:
+        print(f"warning: no pixel of {split} has a label that counts. Look at ignore_index, and at the masks.")
+    if tally.probabilities and (lost := labelled - int(tally.probabilities.reliability[:, 0].sum())):
+        print(f"warning: what the net gives is NaN at {lost} of {labelled} labelled pixels. Look at its weights.")
     write(tally.scores, folder, about, tally)
     print(f"scores: {', '.join(str(folder / name) for name in ('metrics.json', 'per_class.csv', 'per_image.csv'))}")
 
