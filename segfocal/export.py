@@ -231,7 +231,7 @@ def safetensors_bytes(net: nn.Module) -> bytes:
     return bytes(save(weights, {"format": "pt"}))
 
 
-def load_net(folder: Path) -> nn.Module:
+def load_net(folder: str | Path) -> nn.Module:
     """The net that model.json in a folder describes, with the weights of weights.safetensors.
 
     The class that model.json names is imported and called: load what you trust.
@@ -242,6 +242,7 @@ def load_net(folder: Path) -> nn.Module:
     from jsonargparse import ArgumentParser
     from safetensors.torch import load_file
 
+    folder = Path(folder)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--net", type=nn.Module)
     described = json.loads((folder / "model.json").read_text(encoding="utf-8"))["net"]

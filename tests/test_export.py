@@ -287,7 +287,7 @@ def test_a_package_that_is_missing_is_named_with_the_remedy(run, monkeypatch, pa
     code, _, err, _ = run()
     assert code == 2
     assert f"got no {package}. Install" in err
-    assert "pip install '.[export]'" in err
+    assert "pip install -e '.[export]'" in err
     assert run("--format", "torch", "--size", "32,32")[0] == 0
 
 

@@ -48,8 +48,15 @@ def load(configuration: Configuration, path: Path) -> None:
     task.net.load_state_dict(net_state(checkpoint, path, task.net, task.class_names))
     saved = checkpoint["hyper_parameters"]
     for name in sorted(saved.keys() & task.hparams.keys()):
-        if saved[name] != task.hparams[name]:
-            print(f"model.{name}: {task.hparams[name]} as configured now, {saved[name]} in the checkpoint")
+        _tell_difference(f"model.{name}", task.hparams[name], saved[name])
+
+
+def _tell_difference(name: str, now: object, saved: object) -> None:
+    if isinstance(now, dict) and isinstance(saved, dict):  # options of an option
+        for key in sorted(now.keys() & saved.keys()):
+            _tell_difference(f"{name}.{key}", now[key], saved[key])
+    elif now != saved:
+        print(f"{name}: {now} as configured now, {saved} in the checkpoint")
 
 
 def restore(configuration: Configuration) -> Path:
@@ -111,7 +118,8 @@ def with_config_of_run(command: str, options: list[str]) -> list[str]:
     for option in ("--ckpt_path", "--name", "--runs"):
         words.add_argument(option)
     known, _ = words.parse_known_args(options)
-    if config_files(options) or known.ckpt_path is None:
+    # A command that needs a checkpoint says so first: what else is missing comes of that.
+    if config_files(options) or (known.ckpt_path is None and command == "fit"):
         return options
     runs = Path(known.runs or "runs")
     run = run_of(find_checkpoint(known.ckpt_path, runs, known.name, "last" if command == "fit" else "best"))

@@ -101,7 +101,7 @@ def _check_alike(before: _Run, after: _Run) -> None:
 def _table(rows: list[tuple[str, float, float, float, float]], title: str) -> Table:
     view = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
-    for heading, width in (("before", 6), ("after", 6), ("difference", 10), ("95 %", 16)):
+    for heading, width in (("before", 6), ("after", 6), ("difference", 10), ("95 %", 18)):
         view.add_column(heading, justify="right", no_wrap=True, min_width=width)
     view.add_column("", no_wrap=True)
     for name, before, after, low, high in rows:
@@ -112,7 +112,10 @@ def _table(rows: list[tuple[str, float, float, float, float]], title: str) -> Ta
             view.add_row(Text(name), *known, "-", "-", "", style="dim")
             continue
         style, verdict = _verdict(low, high)
-        numbers = f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", f"{low:+.3f} to {high:+.3f}"
+        change = after - before
+        digits = 4 if min(abs(low), abs(high)) < 0.0005 < max(abs(low), abs(high)) else 3  # an end that is not quite 0
+        ends = f"{low:+z.{digits}f} to {high:+z.{digits}f}"
+        numbers = f"{before:.3f}", f"{after:.3f}", f"{change:+z.3f}", ends
         view.add_row(Text(name), *numbers, verdict, style=style)
     return view
 

@@ -147,8 +147,8 @@ def _check_installed(formats: Sequence[Format]) -> None:
         if missing := [package for package in _NEEDS[chosen] if find_spec(package) is None]:
             raise ConfigError(
                 f"Expected {', '.join(_NEEDS[chosen])} to be installed for `--format {chosen}`, got no "
-                f"{', no '.join(missing)}. Install segfocal with its extra, `pip install '.[export]'` in its folder, "
-                "or choose another --format."
+                f"{', no '.join(missing)}. Install segfocal with its extra, `pip install -e '.[export]'` in its "
+                "folder, or choose another --format."
             )
 
 

@@ -48,10 +48,13 @@ def _table(counted: ClassStatistics, alphas: dict[str, list[float]]) -> Table:
     title = f"{counted.images} training images"
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     view.add_column("class", no_wrap=True, max_width=24)
-    for heading in ("pixels", "images", *(f"alpha {method}" for method in alphas)):
-        view.add_column(heading, justify="right", min_width=9 if "alpha" in heading else 8)
-    for row, name in enumerate(counted.class_names):
-        share = f"{100 * counted.shares[row]:.3f} %" if counted.pixels[row] else "-"
-        weights = [f"{of_method[row]:g}" for of_method in alphas.values()]
-        view.add_row(Text(name), share, str(counted.images_with[row]), *weights)
+    seen = [bool(pixels) for pixels in counted.pixels]
+    shares = [f"{100 * share:.3f} %" if there else "-" for share, there in zip(counted.shares, seen, strict=True)]
+    columns = {"pixels": shares, "images": [str(count) for count in counted.images_with]}
+    columns |= {f"alpha\n{method}": [f"{value:.4g}" for value in values] for method, values in alphas.items()}
+    for heading, cells in columns.items():  # long names give way to numbers
+        lines = [*heading.split("\n"), *cells]
+        view.add_column(heading, justify="right", no_wrap=True, min_width=max(map(len, lines)))
+    for name, *cells in zip(counted.class_names, *columns.values(), strict=True):
+        view.add_row(Text(name), *cells)
     return view

@@ -163,7 +163,7 @@ def _number(value: float) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return "-" if math.isnan(low) else f"{low:.2f}–{high:.2f}"
+    return "-" if math.isnan(low) else f"{low:.3f}–{high:.3f}"
 
 
 def _share(value: float) -> str:
