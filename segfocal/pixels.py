@@ -24,7 +24,8 @@ from segfocal.kernels.compiled.labels import (
     FIRST,
     LEAST,
     count,
-    largest_of_neighbours,
+    largest_of_few,
+    largest_of_many,
     largest_of_rows,
     sigmoid_counts,
     softmax_counts,
@@ -39,6 +40,7 @@ from segfocal.kernels.compiled.labels import (
 Activation = Literal["softmax", "sigmoid"]
 Array = NDArray[Any]
 Result = TypeVar("Result")
+_FEW = 24  # classes, up to which `largest_of_few` is the faster one
 _RUN = 2**14  # pixels of a run at most: several for each thread
 
 
@@ -91,8 +93,10 @@ def labels_of(logits: Tensor, activation: Activation = "softmax", threshold: flo
     result = labels.view(-1).numpy()
 
     def work(part: Array) -> None:
-        if neighbours:
-            largest_of_neighbours(plane, brain, classes, part, np.empty(classes, np.int32), result)
+        if neighbours and classes <= _FEW:
+            largest_of_few(plane, brain, classes, part, result)
+        elif neighbours:
+            largest_of_many(plane, brain, classes, part, np.empty(classes, np.int32), result)
         else:
             top, label = np.empty(BLOCK, np.float64 if wide else np.float32), np.empty(BLOCK, np.int32)
             largest_of_rows(plane, brain, classes, part, top, label, result)

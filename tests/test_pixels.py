@@ -42,6 +42,14 @@ def test_labels_are_the_argmax(dtype, layout):
     assert torch.equal(labels.long(), x.argmax(1))
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 331])
+@pytest.mark.parametrize("classes", [2, 3, 24, 25, 150])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
+def test_labels_of_any_number_of_classes_and_pixels(layout, classes, width):
+    x = LAYOUTS[layout](logits(classes, 2, 1, width))
+    assert torch.equal(labels_of(x).long(), x.argmax(1))
+
+
 @pytest.mark.parametrize(("classes", "dtype"), [(1, torch.uint8), (256, torch.uint8), (257, torch.int16)])
 def test_labels_fit_their_dtype(classes, dtype):
     x = logits(classes, 1, 9, 40)

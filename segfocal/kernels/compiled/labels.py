@@ -25,12 +25,17 @@ INFINITY = f32(np.inf)
 
 
 @compiled
+def _better(value, brain, c, top, first):
+    """The larger of `top` and the value of class c, and its class; NaN is infinite."""
+    x = widen(value, brain)
+    x = x if x == x else INFINITY
+    return x if x > top else top, c if x > top else first
+
+
+@compiled
 def _row(row, brain, c, top, label, n):
     for j in range(n):
-        x = widen(row[j], brain)
-        x = x if x == x else INFINITY
-        label[j] = c if x > top[j] else label[j]
-        top[j] = x if x > top[j] else top[j]
+        top[j], label[j] = _better(row[j], brain, c, top[j], label[j])
 
 
 @compiled
@@ -39,20 +44,10 @@ def _four_rows(flat, brain, at, step, c, top, label, n):
     one, two = flat[at : at + n], flat[at + step : at + step + n]
     three, four = flat[at + 2 * step : at + 2 * step + n], flat[at + 3 * step : at + 3 * step + n]
     for j in range(n):
-        best, index = top[j], label[j]
-        x = widen(one[j], brain)
-        x = x if x == x else INFINITY
-        index, best = c if x > best else index, x if x > best else best
-        x = widen(two[j], brain)
-        x = x if x == x else INFINITY
-        index, best = c + 1 if x > best else index, x if x > best else best
-        x = widen(three[j], brain)
-        x = x if x == x else INFINITY
-        index, best = c + 2 if x > best else index, x if x > best else best
-        x = widen(four[j], brain)
-        x = x if x == x else INFINITY
-        index, best = c + 3 if x > best else index, x if x > best else best
-        top[j], label[j] = best, index
+        best, first = _better(one[j], brain, c, top[j], label[j])
+        best, first = _better(two[j], brain, c + 1, best, first)
+        best, first = _better(three[j], brain, c + 2, best, first)
+        top[j], label[j] = _better(four[j], brain, c + 3, best, first)
 
 
 @compiled
@@ -77,11 +72,33 @@ def largest_of_rows(plane, brain, classes, runs, top, label, labels):
 
 
 @compiled
-def largest_of_neighbours(plane, brain, classes, runs, rank, labels):
-    """As `largest_of_rows`, for float32 and halves, where those of a pixel lie side by side.
+def largest_of_few(plane, brain, classes, runs, labels):
+    """As `largest_of_rows` where those of a pixel lie side by side: four pixels at once, which do not wait in turn."""
+    flat, step = plane.flat, plane.pixel_step
+    for k in range(len(runs)):
+        begin, place, pixels = runs[k]
+        for at in range(0, pixels, 4):
+            at = max(0, min(at, pixels - 4))  # the last four overlap those before
+            starts = begin + at * step, begin + min(at + 1, pixels - 1) * step
+            later = begin + min(at + 2, pixels - 1) * step, begin + min(at + 3, pixels - 1) * step
+            one, two = flat[starts[0] : starts[0] + classes], flat[starts[1] : starts[1] + classes]
+            three, four = flat[later[0] : later[0] + classes], flat[later[1] : later[1] + classes]
+            a = b = c = d = -INFINITY
+            i = j = m = n = np.int32(0)
+            for index in range(classes):
+                a, i = _better(one[index], brain, np.int32(index), a, i)
+                b, j = _better(two[index], brain, np.int32(index), b, j)
+                c, m = _better(three[index], brain, np.int32(index), c, m)
+                d, n = _better(four[index], brain, np.int32(index), d, n)
+            labels[place + at] = i
+            labels[place + min(at + 1, pixels - 1)] = j
+            labels[place + min(at + 2, pixels - 1)] = m
+            labels[place + min(at + 3, pixels - 1)] = n
 
-    The maximum is that of integers, which LLVM turns into vector instructions without leave to reorder.
-    """
+
+@compiled
+def largest_of_many(plane, brain, classes, runs, rank, labels):
+    """As `largest_of_few`, faster for many classes: maxima of integers, which LLVM turns into vector instructions."""
     for k in range(len(runs)):
         begin, place, pixels = runs[k]
         for at in range(pixels):
