@@ -30,6 +30,16 @@ def test_no_prediction_overwrites_another(tmp_path):
     assert len(list((tmp_path / "overlays").iterdir())) == 2
 
 
+def test_a_class_may_be_called_what_numbering_makes_of_others(tmp_path):
+    writer = Outputs(tmp_path, ["a b", "a.b", "0_a_b"], PALETTE)
+    writer.write("x.png", np.zeros((4, 4, 3), np.uint8), np.stack([np.full((4, 4), c % 2) for c in range(3)]))
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
+        "x.0_a_b.png",
+        "x.1_a_b.png",
+        "x.2_0_a_b.png",
+    ]
+
+
 def test_names_are_the_same_in_whatever_order_images_come(tmp_path):
     names = ["a/x.jpg", "a/x.png", "y.png"]
     written = []

@@ -48,7 +48,9 @@ class Outputs:
         self._owners: dict[Path, str] = {}
         safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in name) for name in class_names]
         # Two classes whose names differ in other characters alone are told apart by their numbers.
-        self._suffixes = [f"{index}_{name}" if safe.count(name) > 1 else name for index, name in enumerate(safe)]
+        numbered = [f"{index}_{name}" for index, name in enumerate(safe)]
+        some = [number if safe.count(name) > 1 else name for number, name in zip(numbered, safe, strict=True)]
+        self._suffixes = some if len(set(some)) == len(some) else numbered  # a name may be what a number makes
         for name in names:
             self._stem(name)
 
