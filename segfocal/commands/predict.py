@@ -27,7 +27,7 @@ PROBABILITIES = "--probabilities"
 
 
 def predict(options: list[str]) -> None:
-    """Write label masks and overlays; what an earlier, ended call of the same command has written is left as it is.
+    """Write label masks and overlays; what an earlier, ended call of the same command wrote of the same images stays.
 
     Raises:
         DataError: Images that cannot be read, once all others are written.
@@ -120,9 +120,9 @@ def _run(
 
 
 def _left(found: Unlabelled, outputs: Outputs, *, planes: bool) -> tuple[int, Unlabelled]:
-    """How many images are predicted already, and the others."""
-    samples = [sample for sample in found.samples if not outputs.done(sample.name, planes=planes)]
-    large = [sample for sample in found.large if not outputs.done(sample.name, planes=planes, large=True)]
+    """How many images are predicted already, as they are now, and the others."""
+    samples = [s for s in found.samples if not outputs.done(s.name, s.path, planes=planes)]
+    large = [s for s in found.large if not outputs.done(s.name, s.path, planes=planes, large=True)]
     done = len(found.samples) + len(found.large) - len(samples) - len(large)
     return done, Unlabelled(samples, large)
 
