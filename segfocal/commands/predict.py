@@ -160,7 +160,7 @@ def _report(run: Path, writer: PredictionWriter, before: int) -> None:
     if writer.faults:
         text = "".join(f"{fault}\n" for fault in writer.faults.values())
         (run / "broken.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
-    more = f", probabilities in {run / 'probabilities'}" if writer.outputs.probabilities else ""
     count = before + writer.count
-    images = f"{count} image{'' if count == 1 else 's'}"
-    print(f"{images}: masks in {run / 'masks'}, overlays in {run / 'overlays'}{more}", flush=True)
+    kinds = [kind for kind in ("masks", "overlays", "probabilities") if (run / kind).is_dir()]
+    places = ", ".join(f"{kind} in {run / kind}" for kind in kinds) or f"nothing written in {run}"
+    print(f"{count} image{'' if count == 1 else 's'}: {places}", flush=True)
