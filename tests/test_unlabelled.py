@@ -52,6 +52,7 @@ def test_a_list_names_images_relative_to_itself(home):
         ("**x/*.png", "is no pattern|no image has such a name"),
         ("empty.txt", "empty.txt: lists no images"),
         ("binary.txt", "must be readable UTF-8"),
+        ("nul.txt", "nul.txt: a list of images must be text with a path in each line, got NUL bytes"),
         ("x" * 5000, "`images` must name what can be read"),
         ("a\0b", "`images` must name existing"),
     ],
@@ -59,6 +60,7 @@ def test_a_list_names_images_relative_to_itself(home):
 def test_what_is_not_there_is_named(home, source, message):
     (home / "empty.txt").write_text("# nothing\n")
     (home / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (home / "nul.txt").write_bytes(b"e.png\nphotos\0a.jpg\n")
     (fault,) = names(source)[1]
     assert any(words in fault for words in message.split("|")), fault
 

@@ -94,6 +94,8 @@ def _listed(file: Path) -> tuple[list[FileSample], list[str]]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         return [], [f"{file}: a list of images must be readable UTF-8 text ({error}). Write it again."]
+    if any("\0" in line for line in lines):
+        return [], [f"{file}: a list of images must be text with a path in each line, got NUL bytes. Write it again."]
     paths = [file.parent / Path(line).expanduser() for line in lines if line and not line.startswith("#")]
     empty = [f"{file}: lists no images. Write the path of one in each line."]
     return [FileSample(_below(file.parent, path), path, None) for path in paths], [] if paths else empty
