@@ -23,6 +23,7 @@ from segfocal.checkpoints import CheckpointError, load_checkpoint, net_state
 from segfocal.configuration import Configuration
 from segfocal.data import SegmentationDataModule
 from segfocal.data.datasets import resize_image
+from segfocal.data.files import DataError
 from segfocal.data.images import Bands, read_image
 from segfocal.data.rasters import open_rows
 from segfocal.data.samples import FileSample
@@ -96,7 +97,13 @@ class Predictor:
         Raises:
             CheckpointError: There is no such checkpoint, it does not fit, or lies in no run.
             ConfigError: The run's config.yaml cannot be read, or names what is not there.
+            ValueError: A `checkpoint` that is neither best nor last, or a `device` that is not there.
         """
+        if checkpoint not in ("best", "last"):
+            raise ValueError(
+                f"Expected `checkpoint` to be best or last, got {checkpoint!r}. Give the path of another one as `run`."
+            )
+        place = _device(device)
         path = find_checkpoint(str(run), Path(), None, checkpoint)
         if (folder := run_of(path)) is None:
             raise CheckpointError(f"Expected `run` to hold config.yaml and checkpoints/, got {run}. Give the run.")
@@ -108,7 +115,6 @@ class Predictor:
             configuration.build_task(_Data(options["class_names"], options["ignore_index"], len(options["mean"])))
             task = configuration.model
             task.net.load_state_dict(net_state(saved, path, task.net, task.class_names))
-            place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
             precision = _precision(place, config.trainer.precision)
         moved: Any = precision.convert_module(task).to(place)
         bands, net_size = _how_images_are_read(config.data, len(options["mean"]))
@@ -127,9 +133,9 @@ class Predictor:
 
         Raises:
             DataError: The file cannot be read.
-            ValueError: An array of another type or shape.
+            ValueError: Neither a path nor an array, or one of another type or shape.
         """
-        if isinstance(image, str | Path) and (large := self._large(Path(image))) is not None:
+        if isinstance(image, str | Path) and (large := self._large(_path(image))) is not None:
             return large
         pixels, size = self._pixels(image)
         with self.precision.predict_step_context():
@@ -141,7 +147,7 @@ class Predictor:
 
         Raises:
             DataError: The file cannot be read.
-            ValueError: An array of another type or shape.
+            ValueError: Neither a path nor an array, or one of another type or shape.
         """
         pixels, size = self._pixels(image)
         with self.precision.predict_step_context():
@@ -165,9 +171,14 @@ class Predictor:
     def _pixels(self, image: Array | str | Path) -> tuple[Tensor, tuple[int, int]]:
         """The image as a batch on the device, resized for the net, and its own size."""
         if isinstance(image, str | Path):
-            pixels = read_image(Path(image), Path(image).name, self.bands)
-        else:
+            pixels = read_image(_path(image), Path(image).name, self.bands)
+        elif isinstance(image, np.ndarray):
             pixels = image[..., None] if image.ndim == 2 else image
+        else:
+            raise ValueError(
+                f"Expected `image` to be a path or a NumPy array of uint8 (H, W, {self.bands.count}), got "
+                f"{type(image).__module__}.{type(image).__qualname__}. Give numpy.asarray of its pixels, or its file."
+            )
         if pixels.ndim != 3 or pixels.shape[2] != self.bands.count or pixels.dtype != np.uint8 or not pixels.size:
             raise ValueError(
                 f"Expected `image` of uint8 (H, W, {self.bands.count}), got {pixels.dtype} {pixels.shape}. "
@@ -175,6 +186,31 @@ class Predictor:
             )
         resized = resize_image(pixels, self.net_size).transpose(2, 0, 1).copy()  # torch wants writable memory
         return torch.from_numpy(resized)[None].to(self.task.device), (pixels.shape[0], pixels.shape[1])
+
+
+def _path(image: str | Path) -> Path:
+    """The path of an image, which the system can look for."""
+    try:
+        Path(image).stat()
+    except FileNotFoundError:  # told where it is read
+        pass
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it
+        raise DataError(f"{image!s:.80}: is not a path that can be read ({error!s:.80}). Correct `image`.") from error
+    return Path(image)
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """Where to compute, which must be there."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted is None else wanted)
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it holds no values")
+    except (RuntimeError, AssertionError, TypeError) as error:  # unknown, not built in, not plugged in
+        reason = str(error).partition("\n")[0][:160]
+        raise ValueError(
+            f"Expected `device` to be one that torch has here, such as cpu, got {wanted!r} ({reason}). Correct it."
+        ) from error
+    return device
 
 
 @contextmanager

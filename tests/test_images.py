@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from PIL import Image
 
@@ -233,3 +234,28 @@ def test_values_of_few_bits_are_not_stretched_in_silence(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
     with pytest.raises(DataError, match="has 4 bits per value"):
         read_image(tmp_path / "a.png", "a", Bands(1, (0, 15)))
+
+
+@pytest.mark.parametrize(("bands", "photometric"), [(7, "minisblack"), (5, "rgb")])
+def test_a_tiff_of_more_bands_than_colours_says_so(tmp_path, capfd, bands, photometric):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((8, 9, bands), np.uint8), photometric=photometric, planarconfig="contig")
+    for read in (read_size, read_image):
+        with pytest.raises(DataError, match=rf"^a: has {bands} bands, expected 3\. Correct `in_channels`"):
+            read(path, "a")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tiff_with_bands_that_it_does_not_call_colours_is_read_as_stored(tmp_path):
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 3000, (8, 9, 3), np.uint16)
+    options = {"driver": "GTiff", "height": 8, "width": 9, "count": 3, "dtype": "uint16"}
+    with rasterio.open(path, "w", transform=rasterio.Affine(1, 0, 5, 0, -1, 5), **options) as file:
+        file.write(np.moveaxis(pixels, -1, 0))
+    for read in (read_size, read_image):
+        with pytest.raises(DataError, match=r"^a: holds uint16 values, .* Give `value_range`"):
+            read(path, "a")
+    scaled = Bands(3, (0, 3000))
+    assert read_size(path, "a", scaled) == (8, 9)
+    assert np.abs(read_image(path, "a", scaled) - pixels / 3000 * 255).max() < 0.51
+    tifffile.imwrite(path, pixels.astype(np.uint8), photometric="minisblack", planarconfig="contig")
+    assert np.array_equal(read_image(path, "a"), pixels.astype(np.uint8))

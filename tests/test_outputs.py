@@ -1,5 +1,8 @@
 """The files of a prediction: their names, their contents, and that they are whole."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +33,16 @@ def test_no_prediction_overwrites_another(tmp_path):
     assert len(list((tmp_path / "overlays").iterdir())) == 2
 
 
+def test_a_class_may_be_called_what_numbering_makes_of_others(tmp_path):
+    writer = Outputs(tmp_path, ["a b", "a.b", "0_a_b"], PALETTE)
+    writer.write("x.png", np.zeros((4, 4, 3), np.uint8), np.stack([np.full((4, 4), c % 2) for c in range(3)]))
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
+        "x.0_a_b.png",
+        "x.1_a_b.png",
+        "x.2_0_a_b.png",
+    ]
+
+
 def test_names_are_the_same_in_whatever_order_images_come(tmp_path):
     names = ["a/x.jpg", "a/x.png", "y.png"]
     written = []
@@ -54,6 +67,22 @@ def test_an_image_is_done_when_all_its_files_are_there(tmp_path, planes):
         path.unlink()
         assert not outputs.done("x.jpg", planes=planes), path
         path.write_bytes(kept)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_image_that_has_been_replaced_is_not_done(tmp_path, moved):
+    source, other, later = tmp_path / "x.jpg", tmp_path / "older.jpg", time.time() + 5
+    source.touch()
+    other.touch()
+    outputs = Outputs(tmp_path, ["a", "b"], PALETTE[:2])
+    outputs.write("x.jpg", np.zeros((3, 4, 3), np.uint8), np.zeros((3, 4), int))
+    assert outputs.done("x.jpg", source, planes=False)
+    if moved:
+        time.sleep(0.05)  # more than a tick of the file system's clock
+        other.replace(source)
+    else:
+        os.utime(source, (later, later))
+    assert not outputs.done("x.jpg", source, planes=False)
 
 
 def test_probabilities_are_half_precision_in_a_compressed_archive(tmp_path):

@@ -157,6 +157,8 @@ def test_large_tiffs_are_predicted_by_windows_and_said_so(home, predict, all_are
     assert code == 0, err
     assert "geo.tif: by windows of 512x512, the default; model.inference.window sets another" in out
     assert "4 images" in out
+    code, out, err, _ = predict("geo.tif", "--probabilities")
+    assert (code, "are not written" in out, "probabilities in" in out) == (0, True, False), err
     with rasterio.open(run / "masks/geo.tif") as file:
         got = file.read(1)
     assert np.array_equal(Predictor.from_run("runs/c/000")("geo.tif"), got)

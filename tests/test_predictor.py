@@ -116,6 +116,33 @@ def test_an_array_of_another_kind_is_refused(home, image):
         Predictor.from_run("runs/softmax/000")(image)
 
 
+@pytest.mark.parametrize("image", [[[0]], None, b"a.png", Image.new("RGB", (4, 5)), torch.zeros(3, 4, 5)])
+def test_what_is_neither_a_path_nor_an_array_is_refused(home, image):
+    predictor = Predictor.from_run("runs/softmax/000", device="cpu")
+    for predict in (predictor, predictor.probabilities):
+        with pytest.raises(ValueError, match=r"Expected `image` to be a path or a NumPy array .*, got .*\. Give "):
+            predict(image)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\0b.tif", "x" * 5000, "x" * 5000 + ".tif"])
+def test_what_cannot_be_a_path_is_refused(home, path):
+    predictor = Predictor.from_run("runs/softmax/000", device="cpu")
+    for predict in (predictor, predictor.probabilities):
+        with pytest.raises(DataError, match=r"is not a path that can be read .* Correct `image`"):
+            predict(path)
+
+
+@pytest.mark.parametrize("device", ["nothing", "cuda:99", "meta", []])
+def test_a_device_that_is_not_there_is_named(home, device):
+    with pytest.raises(ValueError, match=r"Expected `device` to be one that torch has here, .*, got "):
+        Predictor.from_run("runs/softmax/000", device=device)
+
+
+def test_another_kind_of_checkpoint_is_refused(home):
+    with pytest.raises(ValueError, match="Expected `checkpoint` to be best or last, got 'worst'"):
+        Predictor.from_run("runs/softmax/000", checkpoint="worst")
+
+
 def test_a_broken_file_is_named(home, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     write(tmp_path / "b.tif", noise(9, 9, 3))

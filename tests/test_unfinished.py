@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from segfocal.prediction import unfinished
 from segfocal.prediction.unfinished import MARKER, Unfinished
 from segfocal.runs import new_run
 
@@ -53,3 +54,21 @@ def test_a_run_that_another_process_writes_to_is_not_taken_up(run):
     taken = Unfinished.take_up(run.parent, ABOUT)
     assert taken.run == run
     taken.finish()
+
+
+def test_a_run_that_is_finished_between_opening_and_locking_is_not_taken_up(run, monkeypatch):
+    Unfinished.begin(run, ABOUT).close()
+    said = unfinished._said
+
+    def finished_meanwhile(file):
+        (run / MARKER).unlink()
+        return said(file)
+
+    monkeypatch.setattr(unfinished, "_said", finished_meanwhile)
+    assert Unfinished.take_up(run.parent, ABOUT) is None
+
+
+def test_finishing_twice_is_no_error(run):
+    held = Unfinished.begin(run, ABOUT)
+    (run / MARKER).unlink()
+    held.finish()

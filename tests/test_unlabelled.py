@@ -52,6 +52,9 @@ def test_a_list_names_images_relative_to_itself(home):
         ("**x/*.png", "is no pattern|no image has such a name"),
         ("empty.txt", "empty.txt: lists no images"),
         ("binary.txt", "must be readable UTF-8"),
+        ("nul.txt", "nul.txt: a list of images must be text with a path in each line, got NUL bytes"),
+        ("~nobody-of-this-name/a.png", "`images` must name what can be read"),
+        ("home.txt", "`images` must name what can be read"),
         ("x" * 5000, "`images` must name what can be read"),
         ("a\0b", "`images` must name existing"),
     ],
@@ -59,6 +62,8 @@ def test_a_list_names_images_relative_to_itself(home):
 def test_what_is_not_there_is_named(home, source, message):
     (home / "empty.txt").write_text("# nothing\n")
     (home / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (home / "nul.txt").write_bytes(b"e.png\nphotos\0a.jpg\n")
+    (home / "home.txt").write_text("~nobody-of-this-name/a.png\n")
     (fault,) = names(source)[1]
     assert any(words in fault for words in message.split("|")), fault
 
@@ -76,6 +81,14 @@ def test_broken_headers_are_told_by_name_and_the_rest_is_kept(home):
     assert [sample.size for sample in found.samples] == [(4, 5)] * 2
     assert list(found.faults) == ["b.png"]
     assert "b.png: is not a readable image" in found.faults["b.png"]
+
+
+def test_a_line_that_is_too_long_for_a_path_does_not_stop_the_rest(home):
+    (home / "list.txt").write_text(f"e.png\n{'x' * 5000}\n")
+    found = look_at(find_images(["list.txt"])[0], by_windows=True)
+    assert [sample.name for sample in found.samples] == ["e.png"]
+    (fault,) = found.faults.values()
+    assert fault.startswith("x" * 80 + ": cannot be read (")
 
 
 def test_large_tiffs_alone_are_read_by_windows(home, monkeypatch):

@@ -27,7 +27,7 @@ PROBABILITIES = "--probabilities"
 
 
 def predict(options: list[str]) -> None:
-    """Write label masks and overlays; what an earlier, ended call of the same command has written is left as it is.
+    """Write label masks and overlays; what an earlier, ended call of the same command wrote of the same images stays.
 
     Raises:
         DataError: Images that cannot be read, once all others are written.
@@ -120,9 +120,9 @@ def _run(
 
 
 def _left(found: Unlabelled, outputs: Outputs, *, planes: bool) -> tuple[int, Unlabelled]:
-    """How many images are predicted already, and the others."""
-    samples = [sample for sample in found.samples if not outputs.done(sample.name, planes=planes)]
-    large = [sample for sample in found.large if not outputs.done(sample.name, planes=planes, large=True)]
+    """How many images are predicted already, as they are now, and the others."""
+    samples = [s for s in found.samples if not outputs.done(s.name, s.path, planes=planes)]
+    large = [s for s in found.large if not outputs.done(s.name, s.path, planes=planes, large=True)]
     done = len(found.samples) + len(found.large) - len(samples) - len(large)
     return done, Unlabelled(samples, large)
 
@@ -160,7 +160,7 @@ def _report(run: Path, writer: PredictionWriter, before: int) -> None:
     if writer.faults:
         text = "".join(f"{fault}\n" for fault in writer.faults.values())
         (run / "broken.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
-    more = f", probabilities in {run / 'probabilities'}" if writer.outputs.probabilities else ""
     count = before + writer.count
-    images = f"{count} image{'' if count == 1 else 's'}"
-    print(f"{images}: masks in {run / 'masks'}, overlays in {run / 'overlays'}{more}", flush=True)
+    kinds = [kind for kind in ("masks", "overlays", "probabilities") if (run / kind).is_dir()]
+    places = ", ".join(f"{kind} in {run / kind}" for kind in kinds) or f"nothing written in {run}"
+    print(f"{count} image{'' if count == 1 else 's'}: {places}", flush=True)

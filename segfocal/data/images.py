@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from segfocal.data.files import DataError, check_png, open_array, open_header, read_bytes
 from segfocal.data.orientation import orientation
-from segfocal.data.tiffs import is_tiff, read_tiff, tiff_header
+from segfocal.data.tiffs import TiffHeader, is_tiff, read_tiff, tiff_header
 
 Array = NDArray[Any]
 
@@ -66,18 +66,16 @@ def read_size(path: Path, name: str, bands: Bands = RGB) -> tuple[int, int]:
         return array.shape[0], array.shape[1]
     if is_tiff(path):
         header = tiff_header(path, name)
-        check_type(header.dtype, name, bands)
-        if bands.exact and header.bands != bands.count:
-            raise other_bands(name, header.bands, bands.count)
+        stored = as_stored(header, name, bands)
         size = header.height, header.width
-        return size[::-1] if header.turned and not bands.exact else size
+        return size[::-1] if header.turned and not stored else size
     with open_header(path, name) as opened:
         if not bands.exact:
             return _upright_size(opened)
         # What OpenCV decodes a palette, transparency, and grey with transparency to.
-        stored = {"P": 3, "LA": 4}.get(opened.mode, len(opened.getbands())) + ("transparency" in opened.info)
-        if stored != bands.count:
-            raise other_bands(name, stored, bands.count)
+        count = {"P": 3, "LA": 4}.get(opened.mode, len(opened.getbands())) + ("transparency" in opened.info)
+        if count != bands.count:
+            raise other_bands(name, count, bands.count)
         return opened.height, opened.width
 
 
@@ -85,8 +83,9 @@ def read_image(path: Path, name: str, bands: Bands = RGB) -> Array:
     """Decode an image file to (H, W, D) uint8.
 
     Three bands are RGB and one is grey, upright, of any file: colours and grey are converted into one another, alpha is
-    dropped, 16 bits are cut to the upper 8. Other numbers of bands, and any with a `value_range`, are read as they are
-    stored, from PNG, TIFF (also with bands as planes or pages) or .npy, (H, W, D) or (D, H, W).
+    dropped, 16 bits are cut to the upper 8. Other numbers of bands, any with a `value_range`, and those of a TIFF that
+    does not call them colours are read as they are stored, from PNG, TIFF (also with bands as planes or pages) or .npy,
+    (H, W, D) or (D, H, W).
 
     Raises:
         DataError: If the file is missing, truncated, corrupt, too large, has other bands, or holds floating-point
@@ -98,7 +97,8 @@ def read_image(path: Path, name: str, bands: Bands = RGB) -> Array:
         return as_uint8(stored, bands.value_range)
     if is_tiff(path):
         header = tiff_header(path, name)
-        check_type(header.dtype, name, bands)
+        if as_stored(header, name, bands):
+            return as_uint8(read_bands(path, name, bands.count), None)
         if header.compressed:
             read_tiff(path, name)  # OpenCV, which knows how to show colours, overlooks damage
     data = read_bytes(path, name)
@@ -180,9 +180,22 @@ def as_uint8(image: Array, value_range: tuple[float, float] | None) -> Array:
     return np.where(image, np.uint8(255), np.uint8(0)) if image.dtype == np.bool_ else np.ascontiguousarray(image)
 
 
-def check_type(dtype: np.dtype[Any], name: str, bands: Bands) -> None:
+def as_stored(header: TiffHeader, name: str, bands: Bands) -> bool:
+    """Whether a TIFF is read as it is stored, or as a photo.
+
+    Raises:
+        DataError: It has other bands, or values whose black and white nobody knows.
+    """
+    stored = bands.exact or not header.photo
+    if stored and header.bands != bands.count:
+        raise other_bands(name, header.bands, bands.count)
+    check_type(header.dtype, name, bands, photo=not stored)
+    return stored
+
+
+def check_type(dtype: np.dtype[Any], name: str, bands: Bands, *, photo: bool = True) -> None:
     """Refuse values whose black and white nobody knows; the 16 bits of photos fill their range, others' seldom do."""
-    known = (np.uint8, np.bool_) if bands.exact else (np.uint8, np.bool_, np.uint16)
+    known = (np.uint8, np.bool_) if bands.exact or not photo else (np.uint8, np.bool_, np.uint16)
     if bands.value_range is None and dtype not in known:
         raise DataError(
             f"{name}: holds {dtype} values, whose black and white nobody knows. Give `value_range`, such as [0, 3000]."

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segfocal.data.files import DataError
-from segfocal.data.images import Bands, as_uint8, check_type, other_bands
+from segfocal.data.images import Bands, as_stored, as_uint8, other_bands
 from segfocal.data.tiffs import tiff_header
 
 if TYPE_CHECKING:  # rasterio brings GDAL, which only large and georeferenced images need
@@ -108,8 +108,7 @@ def open_rows(path: Path, name: str, bands: Bands) -> Iterator[Rows]:
         DataError: It is broken, has other bands or values of an unknown range, or is not stored upright.
     """
     header = tiff_header(path, name, any_size=True)
-    check_type(header.dtype, name, bands)
-    if not bands.exact and header.orientation != 1:
+    if not as_stored(header, name, bands) and header.orientation != 1:
         raise DataError(f"{name}: is stored turned or mirrored, which only smaller images may be. Write it upright.")
     with _opened(path, name) as source:
         if bands.exact and source.count != bands.count:

@@ -20,10 +20,11 @@ Array = NDArray[Any]
 
 _ORIENTATION = 274  # the tag; 1 is upright, 5 to 8 turn the picture by a quarter
 _NONE = 1  # no compression
+_GREY = (0, 1)  # photometric interpretations: 0 is white, or 0 is black; also what writers give bands without colours
 
 
 class TiffHeader(NamedTuple):
-    """What a TIFF says of its first image."""
+    """What a TIFF says of its first image; `photo`: that it is grey or has colours, and not just any bands."""
 
     height: int
     width: int
@@ -31,6 +32,7 @@ class TiffHeader(NamedTuple):
     dtype: np.dtype[Any]
     orientation: int
     compressed: bool
+    photo: bool
 
     @property
     def turned(self) -> bool:
@@ -80,7 +82,10 @@ def _header(file: Any, name: str, most: int | None) -> TiffHeader:  # noqa: ANN4
     page = series.pages[0]
     tag = page.tags.get(_ORIENTATION)
     orientation = 1 if tag is None else int(tag.value)
-    return TiffHeader(height, width, bands, np.dtype(series.dtype), orientation, int(page.compression) != _NONE)
+    dtype, samples = np.dtype(series.dtype), int(page.samplesperpixel)
+    # Of several bands that it calls grey, Pillow refuses most and OpenCV shows the first one.
+    photo = samples <= 4 if int(page.photometric) not in _GREY else samples == 1 or (samples == 2 and dtype == np.uint8)
+    return TiffHeader(height, width, bands, dtype, orientation, int(page.compression) != _NONE, photo)
 
 
 @contextlib.contextmanager

@@ -54,11 +54,12 @@ def find_images(sources: Sequence[str | Path]) -> tuple[list[FileSample], list[s
     samples, faults = [], []
     if not all(map(str, sources)) or not sources:
         return [], ["`images` must name existing images or folders, got nothing. Name some, or leave it out."]
-    for source in (Path(source).expanduser() for source in sources):
+    for source in sources:
         try:
-            found, more = _at(source)
-        except OSError as error:  # a name too long, a folder that is not for us
-            reason = f"`images` must name what can be read ({error.strerror}). Correct the path."
+            found, more = _at(Path(source).expanduser())
+        except (OSError, RuntimeError) as error:  # a name too long, a folder that is not for us, nobody's home
+            why = error.strerror if isinstance(error, OSError) else error
+            reason = f"`images` must name what can be read ({why}). Correct the path."
             found, more = [], [f"{str(source)[:80]}: {reason}"]
         samples += found
         faults += more
@@ -94,6 +95,8 @@ def _listed(file: Path) -> tuple[list[FileSample], list[str]]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         return [], [f"{file}: a list of images must be readable UTF-8 text ({error}). Write it again."]
+    if any("\0" in line for line in lines):
+        return [], [f"{file}: a list of images must be text with a path in each line, got NUL bytes. Write it again."]
     paths = [file.parent / Path(line).expanduser() for line in lines if line and not line.startswith("#")]
     empty = [f"{file}: lists no images. Write the path of one in each line."]
     return [FileSample(_below(file.parent, path), path, None) for path in paths], [] if paths else empty
@@ -126,6 +129,8 @@ def look_at(samples: Sequence[Sample], *, by_windows: bool) -> Unlabelled:
             return replace(sample, size=read_size(path, name, bands)), False, ""
         except DataError as error:
             return sample, False, str(error)
+        except OSError as error:  # a name too long, a folder that is not for us
+            return sample, False, f"{name[:80]}: cannot be read ({error.strerror}). Correct its path."
 
     seen = in_parallel(look, samples, "Reading headers")
     return Unlabelled(

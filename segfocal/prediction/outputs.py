@@ -48,15 +48,29 @@ class Outputs:
         self._owners: dict[Path, str] = {}
         safe = ["".join(c if c.isalnum() or c in "-_" else "_" for c in name) for name in class_names]
         # Two classes whose names differ in other characters alone are told apart by their numbers.
-        self._suffixes = [f"{index}_{name}" if safe.count(name) > 1 else name for index, name in enumerate(safe)]
+        numbered = [f"{index}_{name}" for index, name in enumerate(safe)]
+        some = [number if safe.count(name) > 1 else name for number, name in zip(numbered, safe, strict=True)]
+        self._suffixes = some if len(set(some)) == len(some) else numbered  # a name may be what a number makes
         for name in names:
             self._stem(name)
 
-    def done(self, name: str, *, planes: bool, large: bool = False) -> bool:
-        """Whether everything of an image has been written; `planes`: one mask per class."""
-        there = any(all(mask.is_file() for mask in self._masks(name, kind, planes)) for kind in (".png", ".tif"))
+    def done(self, name: str, source: str | Path | None = None, *, planes: bool, large: bool = False) -> bool:
+        """Whether everything of an image has been written since its file became what it is.
+
+        Args:
+            name: The image's name.
+            source: Its file; None: it has none.
+            planes: Whether there is one mask per class.
+            large: Whether it was read by windows, which gives no probabilities.
+        """
+        since = 0 if source is None else _changed(Path(source))
+
+        def fresh(path: Path) -> bool:
+            return path.is_file() and path.stat().st_mtime_ns >= since
+
+        there = any(all(map(fresh, self._masks(name, kind, planes))) for kind in (".png", ".tif"))
         others = [self._overlay(name)] + ([self._npz(name)] if self.probabilities and not large else [])
-        return there and all(path.is_file() for path in others)
+        return there and all(map(fresh, others))
 
     def write(
         self,
@@ -131,3 +145,9 @@ class Outputs:
     def _stem(self, name: str) -> Path:
         stem = Path(name).with_suffix("")
         return stem if self._owners.setdefault(stem, name) == name else Path(name)
+
+
+def _changed(path: Path) -> int:
+    """When a file became what it is, ns; an older one that was moved to its place counts from the move on."""
+    state = path.stat()
+    return max(state.st_mtime_ns, state.st_ctime_ns)

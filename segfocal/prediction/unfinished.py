@@ -47,10 +47,11 @@ class Unfinished:
         """The newest unfinished run below `home` that does the same and that nobody is writing to, if there is one."""
         for _, run in sorted(numbered(home), reverse=True):
             marker = run / MARKER
-            if not marker.is_file():
+            try:
+                file = marker.open("r+", encoding="utf-8")
+            except FileNotFoundError:  # finished, perhaps just now
                 continue
-            file = marker.open("r+", encoding="utf-8")
-            if _said(file) == dict(about) and _lock(file):
+            if _said(file) == dict(about) and _lock(file) and _is_there(file, marker):
                 remove_parts(run)
                 return cls(run, file)
             file.close()
@@ -58,7 +59,7 @@ class Unfinished:
 
     def finish(self) -> None:
         """Nobody goes on with this run from now on."""
-        (self.run / MARKER).unlink()
+        (self.run / MARKER).unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
@@ -71,6 +72,14 @@ def _said(file: IO[str]) -> object:
         return json.load(file)
     except ValueError:  # not written by `begin`
         return None
+
+
+def _is_there(file: IO[str], marker: Path) -> bool:
+    """Whether an open file is still the marker: who held its lock may have finished since, and removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), marker.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: IO[str]) -> bool:
