@@ -31,6 +31,11 @@ NET_AND_LOSS = ["--model.net=segfocal.smp_net", "--model.loss=segfocal.FocalDice
 TEMPLATE = ["--data=segfocal.SegmentationDataModule", "--data.root=DATA_FOLDER", *NET_AND_LOSS]
 
 
+# Lightning's annotation of these is Optional[Union[int, float]], or the reverse if another library has written that
+# first: typing takes the two for one. Then 1 would be read as 1.0, which means all batches.
+LIMITS = {f"limit_{what}_batches": what for what in ("train", "val", "test", "predict")}
+
+
 class Configuration(LightningCLI):
     """Parses options, and builds what they describe.
 
@@ -87,13 +92,10 @@ class Configuration(LightningCLI):
         parser.add_class_arguments(
             SegmentationTask, "model", skip={"class_names", "ignore_index"}, fail_untyped=False, sub_configs=True
         )
-        limits = {f"limit_{what}_batches": what for what in ("train", "val", "test", "predict")}
         parser.add_class_arguments(
-            Trainer, "trainer", skip=set(limits), fail_untyped=False, instantiate=False, sub_configs=True
+            Trainer, "trainer", skip=set(LIMITS), fail_untyped=False, instantiate=False, sub_configs=True
         )
-        # Lightning's annotation of these is Optional[Union[int, float]], or the reverse if another library has written
-        # that first: typing takes the two for one. Then 1 would be read as 1.0, which means all batches.
-        for name, what in limits.items():
+        for name, what in LIMITS.items():
             text = f"How many batches of {what} to take: a number such as 1, or a share such as 0.5; null: all."
             parser.add_argument(f"--trainer.{name}", type=int | float | None, default=None, help=text)
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
@@ -200,9 +202,11 @@ class Configuration(LightningCLI):
             ConfigError: An option that the trainer refuses, such as a GPU where there is none.
         """
         parser = LightningArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+        parser.add_class_arguments(Trainer, "trainer", skip=set(LIMITS), fail_untyped=False, instantiate=False)
+        others = self.config.trainer.clone()
+        limits = {name: others.pop(name) for name in LIMITS}
         try:
-            arguments = parser.instantiate(Namespace(trainer=self.config.trainer)).trainer.as_dict()
+            arguments = parser.instantiate(Namespace(trainer=others)).trainer.as_dict() | limits
             return Trainer(**self._trainer_arguments(arguments, run, callbacks, logged=logged))
         except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
             raise ConfigError(f"trainer: {explain(str(error), self.parser)}") from error

@@ -98,10 +98,12 @@ def test_the_template_has_the_defaults_of_the_classes():
 
 
 @pytest.mark.parametrize(("typed", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("null", None)])
-def test_one_batch_is_not_all_batches(typed, value):
+def test_one_batch_is_not_all_batches(typed, value, tmp_path):
     """Whatever other libraries have written as Optional[Union[float, int]] before Lightning was imported."""
     read = Configuration(
         "fit", [*SHAPES, *LOSS, "--model.net=segfocal.smp_net", f"--trainer.limit_val_batches={typed}"], build="nothing"
     )
     found = read.config.trainer.limit_val_batches
     assert (found, type(found)) == (value, type(value))
+    used = read.build_trainer(tmp_path, [], logged=False).limit_val_batches
+    assert (used, type(used)) == (value or 1.0, type(value or 1.0))  # nothing is everything

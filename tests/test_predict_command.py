@@ -141,7 +141,7 @@ def test_windows_and_flips_are_typed_and_change_the_mask(home, predict):
     how = ["--model.inference.window=[16, 16]", "--model.inference.overlap=0.5", "--model.inference.flips=[up_down]"]
     code, out, err, run = predict("photos", *how)
     assert code == 0, err
-    assert "model.inference: " in out, "which the checkpoint was trained without"
+    assert "model.inference.flips: " in out, "which the checkpoint was trained without"
     for name in ("p0.png", "p1.png"):
         assert pixels(run / "masks" / name).shape == pixels(plain / "masks" / name).shape
         assert (pixels(run / "masks" / name) != pixels(plain / "masks" / name)).any()
