@@ -178,7 +178,6 @@ def probability_counts(
     _check_shape("mask", mask if mask.ndim == len(wanted) else mask[:, None], wanted)
     if activation == "softmax":
         _check_shape("labels", labels, wanted)
-    if activation == "softmax":
         counts = _softmax_counts if _is_compiled(logits) else _torch_counts
         return counts(logits, labels, mask, ignore_index)
     planes = mask if mask.ndim == 4 else mask[:, None]
